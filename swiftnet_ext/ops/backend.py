@@ -1,0 +1,115 @@
+"""Which implementation runs: the choice of a backend, its reasons, and the one warning where a kernel can't run."""
+import os
+import warnings
+from typing import Any, Optional, Set, Tuple
+
+import torch
+from torch import Tensor
+
+from .. import _native
+
+BACKENDS = ("auto", "reference", "cpu", "emulated", "cuda")
+KERNEL_DTYPES = (torch.float32, torch.float16)
+
+
+class BackendError(RuntimeError):
+    """Strict mode: the kernel that was asked for can't run; the message says why."""
+
+
+class _Setting:
+    def __init__(self, backend: str, strict: bool) -> None:
+        self.backend = backend
+        self.strict = strict
+
+
+def _checked(backend: Any, source: str) -> str:
+    if backend not in BACKENDS:
+        raise ValueError("{}: expected one of {}, got {!r}".format(source, ", ".join(BACKENDS), backend))
+    return str(backend)
+
+
+def _truth(text: str) -> bool:
+    return text.strip().lower() not in ("", "0", "false", "no", "off")
+
+
+_setting = _Setting(
+    _checked(os.environ.get("SWIFTNET_EXT_BACKEND", "auto") or "auto", "SWIFTNET_EXT_BACKEND"),
+    _truth(os.environ.get("SWIFTNET_EXT_STRICT", "")),
+)
+_warned = set()  # type: Set[str]
+
+
+class use_backend:
+    """Choose what the operators run on: for good when called, or for a block when used as a context.
+
+    Args:
+        name: "auto" (CUDA kernels for CUDA tensors, the reference for CPU tensors), "reference" (plain PyTorch),
+            "cpu" (native CPU kernels), "emulated" (the CUDA source on a CPU, a development build) or "cuda".
+        strict: where the kernel asked for can't run, raise BackendError instead of warning once and running the
+            reference. float64 runs the reference by definition and never raises.
+
+    The setting holds for the whole process, all threads included (autograd runs backward passes in threads of its
+    own). The environment variables SWIFTNET_EXT_BACKEND and SWIFTNET_EXT_STRICT give the setting at import.
+
+    Raises:
+        ValueError: for a name that is not a backend.
+    """
+
+    def __init__(self, name: str, strict: bool = False) -> None:
+        global _setting
+        self._previous = _setting
+        _setting = _Setting(_checked(name, "use_backend: name"), bool(strict))
+
+    def __enter__(self) -> "use_backend":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        global _setting
+        _setting = self._previous
+
+
+def current_backend() -> Tuple[str, bool]:
+    """(name, strict) as last set."""
+    return _setting.backend, _setting.strict
+
+
+def resolve(backend: str, device: torch.device, dtype: torch.dtype) -> Tuple[Optional[Any], str]:
+    """(compiled module, "") if a backend's kernels take tensors like these, else (None, reason).
+
+    An empty reason means that the reference is what the backend stands for, not a fallback.
+    """
+    if backend == "reference" or dtype == torch.float64 or (backend == "auto" and device.type == "cpu"):
+        return None, ""
+    if backend == "cpu":
+        return None, "there are no native CPU kernels in this version"
+    if backend == "emulated":
+        if device.type != "cpu":
+            return None, "the emulated kernels take CPU tensors, not {}".format(device.type)
+        module, reason = _native.emulated()
+    elif device.type != "cuda":
+        return None, "the CUDA kernels take CUDA tensors, not {}".format(device.type)
+    else:
+        module, reason = _native.cuda(device.index or 0)
+    if module is not None and dtype not in KERNEL_DTYPES:
+        return None, "the kernels take float32 and float16, not {}".format(str(dtype).replace("torch.", ""))
+    return module, reason
+
+
+def kernels_for(op: str, x: Tensor, limit: str = "") -> Optional[Any]:
+    """The compiled module to call for this operator and tensor, or None for the reference.
+
+    `limit` says what the kernel can't do with these arguments, if anything. Falling back warns once for each operator
+    and reason, or raises BackendError in strict mode.
+    """
+    module, reason = resolve(_setting.backend, x.device, x.dtype)
+    if module is not None and not limit:
+        return module
+    reason = reason or (limit if module is not None else "")
+    if reason:
+        message = "swiftnet_ext.{}: the kernel can't run here: {}".format(op, reason)
+        if _setting.strict:
+            raise BackendError(message)
+        if message not in _warned:
+            _warned.add(message)
+            warnings.warn(message + "; plain PyTorch runs instead (this is said once)", RuntimeWarning, stacklevel=2)
+    return None

@@ -1,0 +1,149 @@
+"""Every operator in plain PyTorch: the specification.
+
+It runs where no kernel can, tests compare with it, and autograd differentiates it. Arguments are taken as checked
+(`swiftnet_ext.ops` checks them). fp16 tensors on a CPU are computed in fp32 and rounded once, because CPU builds
+of PyTorch lack half-precision kernels for some layers or are slow in them.
+"""
+import functools
+from typing import Any, List, Optional, Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def resize(x: Tensor, size: Sequence[int], mode: str) -> Tensor:
+    """x [N, C, h, w] to [N, C, *size]; bilinear with align_corners=False, or nearest. The same size is a copy."""
+    if tuple(x.shape[2:]) == tuple(size):
+        return x
+    if mode == "nearest":
+        return F.interpolate(x, size=tuple(size), mode="nearest")
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def affine_relu(x: Tensor, scale: Optional[Tensor], shift: Optional[Tensor]) -> Tensor:
+    """relu(scale·x + shift) per channel, in x's dtype; scale and shift [C], absent ones are 1 and 0."""
+    y = x
+    if scale is not None:
+        y = y * scale.reshape(1, -1, 1, 1)
+    if shift is not None:
+        y = y + shift.reshape(1, -1, 1, 1)
+    return torch.relu(y).to(x.dtype)
+
+
+def _in_dtype_of(x: Tensor, parameter: Optional[Tensor]) -> Optional[Tensor]:
+    return None if parameter is None else parameter.to(x.dtype)
+
+
+def _half_on_cpu_in_float(operator: Any) -> Any:
+    """fp16 on a CPU: compute the operator in fp32 and round its result once."""
+
+    def to_float(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.dtype == torch.float16:
+            return value.float()
+        return [to_float(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    @functools.wraps(operator)
+    def wrapped(first: Any, *args: Any, **kwargs: Any) -> Tensor:
+        x = first if isinstance(first, Tensor) else first[0]
+        if x.dtype != torch.float16 or x.device.type != "cpu":
+            return operator(first, *args, **kwargs)
+        y = operator(to_float(first), *map(to_float, args), **{k: to_float(v) for k, v in kwargs.items()})
+        return y.to(torch.float16) if y.is_floating_point() else y
+
+    return wrapped
+
+
+@_half_on_cpu_in_float
+def upsample_add_conv3x3(
+    x: Tensor,
+    skip: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor] = None,
+    *,
+    scale: Optional[Tensor] = None,
+    shift: Optional[Tensor] = None,
+    mode: str = "bilinear"
+) -> Tensor:
+    blended = resize(x, skip.shape[2:], mode) + skip
+    return F.conv2d(affine_relu(blended, scale, shift), weight, _in_dtype_of(x, bias), padding=1)
+
+
+@_half_on_cpu_in_float
+def conv3x3(
+    x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, *, residual: Optional[Tensor] = None, relu: bool = False
+) -> Tensor:
+    y = F.conv2d(x, weight, _in_dtype_of(x, bias), padding=1)
+    if residual is not None:
+        y = y + residual
+    return torch.relu(y) if relu else y
+
+
+@_half_on_cpu_in_float
+def lateral_add(
+    tap: Tensor,
+    weight: Tensor,
+    x: Optional[Tensor] = None,
+    bias: Optional[Tensor] = None,
+    *,
+    scale: Optional[Tensor] = None,
+    shift: Optional[Tensor] = None,
+    relu: bool = True,
+    mode: str = "bilinear"
+) -> Tensor:
+    y = F.conv2d(affine_relu(tap, scale, shift), weight, _in_dtype_of(tap, bias))
+    if x is not None:
+        y = y + resize(x, tap.shape[2:], mode)
+    return torch.relu(y) if relu else y
+
+
+def _row(parameters: Optional[Tensor], i: int) -> Optional[Tensor]:
+    return None if parameters is None else parameters[i]
+
+
+@_half_on_cpu_in_float
+def spatial_pyramid_pool(
+    x: Tensor,
+    level_weight: Tensor,
+    fuse_weight: Tensor,
+    fuse_bias: Optional[Tensor] = None,
+    *,
+    grids: Sequence[Tuple[int, int]],
+    level_scale: Optional[Tensor] = None,
+    level_shift: Optional[Tensor] = None,
+    fuse_scale: Optional[Tensor] = None,
+    fuse_shift: Optional[Tensor] = None,
+    mode: str = "bilinear"
+) -> Tensor:
+    levels = [x]
+    for i, grid in enumerate(grids):
+        pooled = F.adaptive_avg_pool2d(x, tuple(grid))
+        activated = affine_relu(pooled, _row(level_scale, i), _row(level_shift, i))
+        levels.append(resize(F.conv2d(activated, level_weight[i][:, :, None, None]), x.shape[2:], mode))
+    fused = affine_relu(torch.cat(levels, 1), fuse_scale, fuse_shift)
+    return F.conv2d(fused, fuse_weight[:, :, None, None], _in_dtype_of(x, fuse_bias))
+
+
+@_half_on_cpu_in_float
+def multiscale_mean(
+    logits: List[Tensor], size: Sequence[int], *, order: str = "softmax_then_resize", reduce: str = "mean"
+) -> Tensor:
+    dtype = logits[0].dtype
+    if dtype in (torch.float16, torch.bfloat16):
+        logits = [m.float() for m in logits]
+    if reduce == "argmax" and order == "resize_then_softmax" and len(logits) == 1:
+        total = resize(logits[0], size, "bilinear")  # softmax keeps the order, and its rounding would make ties
+    else:
+        total = _probabilities(logits[0], size, order)
+        for m in logits[1:]:
+            total = total + _probabilities(m, size, order)
+    if reduce == "mean":
+        return (total / len(logits)).to(dtype)
+    labels = total.argmax(1).to(torch.uint8)
+    return labels.masked_fill(torch.isnan(total).any(1), 255)
+
+
+def _probabilities(logits: Tensor, size: Sequence[int], order: str) -> Tensor:
+    if order == "softmax_then_resize":
+        return resize(torch.softmax(logits, 1), size, "bilinear")
+    return torch.softmax(resize(logits, size, "bilinear"), 1)
