@@ -60,7 +60,7 @@ def _run(logits: List[Tensor], size: List[int], order: str, reduce: str) -> Tens
     y = _fake(logits, size, order, reduce)
     pixels = sum(m.shape[0] * m.shape[2] * m.shape[3] for m in logits) if order == "softmax_then_resize" else 0
     workspace = torch.empty(pixels, dtype=torch.float32, device=first.device)  # each pixel's log-sum-exp
-    kernels.multiscale_mean(logits, order, reduce, workspace, y, current_stream(first.device))
+    kernels.multiscale_mean(logits, order, workspace, y, current_stream(first.device))
     return y
 
 

@@ -1,0 +1,209 @@
+// The Python module: the only file that knows Python. It takes torch tensors by their attributes, so it neither needs
+// nor links PyTorch, and one binary works with every version of it.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "build_config.h"
+#include "ops.h"
+#include "tensor.h"
+
+namespace py = pybind11;
+using swiftnet::DType;
+using swiftnet::TensorView;
+
+namespace {
+
+// Interned names and PyTorch's own objects, looked up once; they live as long as the process.
+struct Torch {
+  PyObject *tensor_type, *float32, *float16, *uint8;
+  PyObject *data_ptr, *dtype, *shape, *stride, *device, *type, *index, *layout, *strided;
+
+  static const Torch& instance() {
+    static const Torch torch;
+    return torch;
+  }
+
+ private:
+  Torch() {
+    const py::module_ torch = py::module_::import("torch");
+    tensor_type = torch.attr("Tensor").cast<py::object>().release().ptr();
+    float32 = torch.attr("float32").cast<py::object>().release().ptr();
+    float16 = torch.attr("float16").cast<py::object>().release().ptr();
+    uint8 = torch.attr("uint8").cast<py::object>().release().ptr();
+    strided = torch.attr("strided").cast<py::object>().release().ptr();
+    data_ptr = PyUnicode_InternFromString("data_ptr");
+    dtype = PyUnicode_InternFromString("dtype");
+    shape = PyUnicode_InternFromString("shape");
+    stride = PyUnicode_InternFromString("stride");
+    device = PyUnicode_InternFromString("device");
+    type = PyUnicode_InternFromString("type");
+    index = PyUnicode_InternFromString("index");
+    layout = PyUnicode_InternFromString("layout");
+  }
+};
+
+py::object attribute(PyObject* object, PyObject* name) {
+  PyObject* value = PyObject_GetAttr(object, name);
+  if (value == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(value);
+}
+
+py::object call(PyObject* object, PyObject* name) {
+  PyObject* value = PyObject_CallMethodObjArgs(object, name, nullptr);
+  if (value == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(value);
+}
+
+int64_t integer(PyObject* object) {
+  const long long value = PyLong_AsLongLong(object);
+  if (value == -1 && PyErr_Occurred()) throw py::error_already_set();
+  return value;
+}
+
+DType dtype_of(PyObject* tensor, const Torch& torch) {
+  const py::object dtype = attribute(tensor, torch.dtype);
+  if (dtype.ptr() == torch.float32) return DType::kFloat32;
+  if (dtype.ptr() == torch.float16) return DType::kFloat16;
+  if (dtype.ptr() == torch.uint8) return DType::kUInt8;
+  throw py::type_error("the kernels take float32, float16 and uint8 tensors, not " + std::string(py::str(dtype)));
+}
+
+int device_of(PyObject* tensor, const Torch& torch) {
+  const py::object device = attribute(tensor, torch.device), type = attribute(device.ptr(), torch.type);
+  if (PyUnicode_CompareWithASCIIString(type.ptr(), "cpu") == 0) return -1;
+  if (PyUnicode_CompareWithASCIIString(type.ptr(), "cuda") != 0)
+    throw py::type_error("the kernels take CPU and CUDA tensors, not " + std::string(py::str(device)));
+  return static_cast<int>(integer(attribute(device.ptr(), torch.index).ptr()));
+}
+
+TensorView view_of(PyObject* tensor, const Torch& torch) {
+  if (attribute(tensor, torch.layout).ptr() != torch.strided)
+    throw py::type_error("the kernels take strided tensors; convert it with .to_dense()");
+  TensorView view;
+  view.dtype = dtype_of(tensor, torch);
+  view.device = device_of(tensor, torch);
+  const py::object shape = attribute(tensor, torch.shape), stride = call(tensor, torch.stride);
+  view.ndim = static_cast<int>(PyTuple_GET_SIZE(shape.ptr()));
+  if (view.ndim > TensorView::kMaxDims) throw py::value_error("the kernels take tensors of up to 4 dimensions");
+  for (int i = 0; i < view.ndim; i++) {
+    view.shape[i] = integer(PyTuple_GET_ITEM(shape.ptr(), i));
+    view.strides[i] = integer(PyTuple_GET_ITEM(stride.ptr(), i));
+  }
+  view.data = reinterpret_cast<void*>(static_cast<intptr_t>(integer(call(tensor, torch.data_ptr).ptr())));
+  return view;
+}
+
+}  // namespace
+
+namespace pybind11 {
+namespace detail {
+
+// A torch.Tensor as a view of its memory, None as an absent one; anything else is not taken.
+template <>
+struct type_caster<TensorView> {
+  PYBIND11_TYPE_CASTER(TensorView, const_name("torch.Tensor"));
+
+  bool load(handle source, bool) {
+    if (source.is_none()) return true;
+    const Torch& torch = Torch::instance();
+    if (!PyObject_TypeCheck(source.ptr(), reinterpret_cast<PyTypeObject*>(torch.tensor_type))) return false;
+    value = view_of(source.ptr(), torch);
+    return true;
+  }
+};
+
+}  // namespace detail
+}  // namespace pybind11
+
+namespace {
+
+#if defined(SWIFTNET_WITH_CUDA) || defined(SWIFTNET_EMULATED)
+
+swiftnet::Resize resize_mode(const std::string& mode) {
+  if (mode == "bilinear") return swiftnet::Resize::kBilinear;
+  if (mode == "nearest") return swiftnet::Resize::kNearest;
+  throw py::value_error("mode: expected 'bilinear' or 'nearest', got '" + mode + "'");
+}
+
+swiftnet::Order softmax_order(const std::string& order) {
+  if (order == "softmax_then_resize") return swiftnet::Order::kSoftmaxThenResize;
+  if (order == "resize_then_softmax") return swiftnet::Order::kResizeThenSoftmax;
+  throw py::value_error("order: expected 'softmax_then_resize' or 'resize_then_softmax', got '" + order + "'");
+}
+
+std::vector<std::pair<int, int>> grid_pairs(const std::vector<int>& sizes) {
+  if (sizes.size() % 2) throw py::value_error("sizes: expected rows and columns of each grid, one after the other");
+  std::vector<std::pair<int, int>> grids;
+  for (size_t i = 0; i < sizes.size(); i += 2) grids.emplace_back(sizes[i], sizes[i + 1]);
+  return grids;
+}
+
+swiftnet::Stream stream_of(uintptr_t address) { return reinterpret_cast<swiftnet::Stream>(address); }
+
+void define_operators(py::module_& m) {
+  m.def("upsample_add_conv3x3",
+        [](const TensorView& x, const TensorView& skip, const TensorView& weight, const TensorView& bias,
+           const TensorView& scale, const TensorView& shift, const std::string& mode, const TensorView& out,
+           uintptr_t stream) {
+          const swiftnet::Resize resize = resize_mode(mode);
+          const py::gil_scoped_release unlocked;
+          swiftnet::upsample_add_conv3x3(x, skip, weight, bias, scale, shift, resize, out, stream_of(stream));
+        });
+  m.def("conv3x3", [](const TensorView& x, const TensorView& weight, const TensorView& bias,
+                      const TensorView& residual, bool relu, const TensorView& out, uintptr_t stream) {
+    const py::gil_scoped_release unlocked;
+    swiftnet::conv3x3(x, weight, bias, residual, relu, out, stream_of(stream));
+  });
+  m.def("lateral_add", [](const TensorView& tap, const TensorView& weight, const TensorView& x, const TensorView& bias,
+                          const TensorView& scale, const TensorView& shift, bool relu, const std::string& mode,
+                          const TensorView& out, uintptr_t stream) {
+    const swiftnet::Resize resize = resize_mode(mode);
+    const py::gil_scoped_release unlocked;
+    swiftnet::lateral_add(tap, weight, x, bias, scale, shift, relu, resize, out, stream_of(stream));
+  });
+  m.def("spatial_pyramid_pool",
+        [](const TensorView& x, const TensorView& level_weight, const TensorView& fuse_weight,
+           const TensorView& fuse_bias, const TensorView& level_scale, const TensorView& level_shift,
+           const TensorView& fuse_scale, const TensorView& fuse_shift, const std::vector<int>& sizes,
+           const std::string& mode, const TensorView& workspace, const TensorView& out, uintptr_t stream) {
+          const swiftnet::Resize resize = resize_mode(mode);
+          const auto grids = grid_pairs(sizes);
+          const py::gil_scoped_release unlocked;
+          swiftnet::spatial_pyramid_pool(x, level_weight, fuse_weight, fuse_bias, level_scale, level_shift, fuse_scale,
+                                         fuse_shift, grids, resize, workspace, out, stream_of(stream));
+        });
+  m.def("multiscale_mean", [](const std::vector<TensorView>& logits, const std::string& order,
+                              const TensorView& workspace, const TensorView& out, uintptr_t stream) {
+    const swiftnet::Order softmax = softmax_order(order);
+    const py::gil_scoped_release unlocked;
+    swiftnet::multiscale_mean(logits, softmax, workspace, out, stream_of(stream));
+  });
+  m.def("why_not_on_device", &swiftnet::why_not_on_device,
+        "Empty if the kernels run on the CUDA device of this index, else the reason why not.");
+}
+
+#else
+
+void define_operators(py::module_&) {}
+
+#endif
+
+}  // namespace
+
+PYBIND11_MODULE(SWIFTNET_MODULE_NAME, m) {
+  m.doc() = "The compiled part of swiftnet_ext; use swiftnet_ext.ops.";
+  define_operators(m);
+  m.def(
+      "build_info",
+      [] {
+        py::dict info;
+        info["cuda_version"] = SWIFTNET_CUDA_VERSION;
+        info["cuda_archs"] = SWIFTNET_CUDA_ARCHS;
+        info["no_cuda_reason"] = SWIFTNET_NO_CUDA_REASON;
+        return info;
+      },
+      "What the module was built with: CUDA toolkit and architectures, or why there are no kernels.");
+}

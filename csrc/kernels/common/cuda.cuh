@@ -1,0 +1,72 @@
+// CUDA, or its emulation on a CPU, and the one way to launch a kernel.
+#pragma once
+#include <stdexcept>
+#include <string>
+
+#ifdef SWIFTNET_EMULATED
+#include "../../emulation/cuda_emulation.h"
+#else
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#endif
+
+namespace swiftnet {
+
+#ifdef SWIFTNET_EMULATED
+
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(int device) {
+    if (device >= 0) throw std::invalid_argument("the emulated kernels take CPU tensors");
+  }
+};
+
+#define SWIFTNET_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                            \
+  do {                                                                                            \
+    static_cast<void>(stream);                                                                    \
+    ::swiftnet::emulation::launch(grid, block, shared_bytes, [&] { kernel(__VA_ARGS__); });       \
+  } while (0)
+#define SWIFTNET_DYNAMIC_SHARED(type, name) type* name = static_cast<type*>(::swiftnet::emulation::dynamic_shared())
+
+#else
+
+inline void cuda_check(cudaError_t status, const char* call) {
+  if (status == cudaSuccess) return;
+  throw std::runtime_error(std::string(call) + " failed: " + cudaGetErrorName(status) + ": " +
+                           cudaGetErrorString(status));
+}
+#define SWIFTNET_CUDA_CHECK(call) ::swiftnet::cuda_check((call), #call)
+
+// Makes a device current, and gives the caller's back.
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(int device) {
+    if (device < 0) throw std::invalid_argument("the CUDA kernels take CUDA tensors");
+    SWIFTNET_CUDA_CHECK(cudaGetDevice(&previous_));
+    if (previous_ != device) SWIFTNET_CUDA_CHECK(cudaSetDevice(device));
+    changed_ = previous_ != device;
+  }
+  ~DeviceGuard() {
+    if (changed_) cudaSetDevice(previous_);
+  }
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+ private:
+  int previous_ = 0;
+  bool changed_ = false;
+};
+
+// The kernel's name goes in parentheses where it has commas.
+#define SWIFTNET_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                     \
+  do {                                                                                                      \
+    kernel<<<grid, block, shared_bytes, static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__);                   \
+    ::swiftnet::cuda_check(cudaGetLastError(), "launch of " #kernel);                                       \
+  } while (0)
+#define SWIFTNET_DYNAMIC_SHARED(type, name)              \
+  extern __shared__ __align__(16) unsigned char name##_bytes[]; \
+  type* name = reinterpret_cast<type*>(name##_bytes)
+
+#endif
+
+}  // namespace swiftnet

@@ -1,0 +1,47 @@
+// The whole C++ API: what `libswiftnet_kernels` offers, with and without Python.
+//
+// Formulas, shapes and dtypes are those of swiftnet_ext/ops (same names). Maps may have any strides; parameters (bias,
+// scale, shift) are contiguous, in fp32 or the maps' dtype, and may be absent (a default TensorView). The caller
+// allocates outputs and workspaces. Calls launch on `stream` of the output's device and return without waiting.
+// Errors: std::invalid_argument for arguments, std::runtime_error with the CUDA call's name for the rest.
+#pragma once
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tensor.h"
+
+namespace swiftnet {
+
+enum class Resize { kBilinear, kNearest };
+enum class Order { kSoftmaxThenResize, kResizeThenSoftmax };
+
+using Stream = void*;  // a cudaStream_t; ignored by the emulation
+
+void upsample_add_conv3x3(const TensorView& x, const TensorView& skip, const TensorView& weight,
+                          const TensorView& bias, const TensorView& scale, const TensorView& shift, Resize mode,
+                          const TensorView& out, Stream stream);
+
+void conv3x3(const TensorView& x, const TensorView& weight, const TensorView& bias, const TensorView& residual,
+             bool relu, const TensorView& out, Stream stream);
+
+void lateral_add(const TensorView& tap, const TensorView& weight, const TensorView& x, const TensorView& bias,
+                 const TensorView& scale, const TensorView& shift, bool relu, Resize mode, const TensorView& out,
+                 Stream stream);
+
+// `grids` are (rows, columns); `workspace` holds at least N · cells · (C + D) floats.
+void spatial_pyramid_pool(const TensorView& x, const TensorView& level_weight, const TensorView& fuse_weight,
+                          const TensorView& fuse_bias, const TensorView& level_scale, const TensorView& level_shift,
+                          const TensorView& fuse_scale, const TensorView& fuse_shift,
+                          const std::vector<std::pair<int, int>>& grids, Resize mode, const TensorView& workspace,
+                          const TensorView& out, Stream stream);
+
+// `out` [N, classes, H, W] takes the mean, an `out` [N, H, W] of uint8 the labels. For kSoftmaxThenResize `workspace`
+// holds at least as many floats as the maps have pixels.
+void multiscale_mean(const std::vector<TensorView>& logits, Order order, const TensorView& workspace,
+                     const TensorView& out, Stream stream);
+
+// Empty if the compiled kernels run on this CUDA device, else the reason why not.
+std::string why_not_on_device(int device);
+
+}  // namespace swiftnet
