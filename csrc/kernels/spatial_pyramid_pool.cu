@@ -17,7 +17,6 @@ PyramidGrids pyramid_grids(const std::vector<std::pair<int, int>>& grids) {
     g.columns[g.levels] = grid.second;
     g.first[g.levels++] = g.cells;
     g.cells += grid.first * grid.second;
-    g.first[g.levels] = g.cells;
     check(g.cells <= PoolTraits::kMaxCells, "grids: expected at most 1024 cells in all");
   }
   return g;

@@ -24,11 +24,12 @@ struct PyramidGrids {
   static constexpr int kMaxLevels = 8;
   int levels, cells;
   int rows[kMaxLevels], columns[kMaxLevels];
-  int first[kMaxLevels + 1];  // the number of each level's first cell
+  int first[kMaxLevels];  // the number of each level's first cell
 
   __device__ int level_of(int cell) const {
     int level = 0;
-    while (cell >= first[level + 1]) level++;
+#pragma unroll
+    for (int l = 1; l < kMaxLevels; l++) level += l < levels && cell >= first[l];
     return level;
   }
 };
@@ -42,6 +43,24 @@ __device__ inline Window pooling_window(int cell, int cells, int size) {
   const int64_t end = (static_cast<int64_t>(cell + 1) * size + cells - 1) / cells;
   return {static_cast<int>(begin), static_cast<int>(end)};
 }
+
+struct CellWindow {
+  Window rows, columns;
+
+  __device__ CellWindow(const PyramidGrids& grids, int cell, int height, int width) {
+    // the level's grid by an unrolled choice: indexing by `level` would put the grids into local memory
+    int grid_rows = grids.rows[0], grid_columns = grids.columns[0], first = 0;
+#pragma unroll
+    for (int l = 1; l < PyramidGrids::kMaxLevels; l++)
+      if (l < grids.levels && cell >= grids.first[l]) {
+        grid_rows = grids.rows[l];
+        grid_columns = grids.columns[l];
+        first = grids.first[l];
+      }
+    rows = pooling_window((cell - first) / grid_columns, grid_rows, height);
+    columns = pooling_window((cell - first) % grid_columns, grid_columns, width);
+  }
+};
 
 // One block pools 8 channels of one image to all cells: the map passes through a 16×16 tile, and each thread adds to
 // its cells' sums what lies in the tile.
@@ -70,9 +89,8 @@ __global__ void __launch_bounds__(PoolTraits::kThreads) pool_kernel(Map<const T>
       __syncthreads();
       for (int item = threadIdx.x; item < items; item += Traits::kThreads) {
         const int c = item % Traits::kChannels, cell = item / Traits::kChannels;
-        const int level = grids.level_of(cell), index = cell - grids.first[level];
-        const Window v = pooling_window(index / grids.columns[level], grids.rows[level], x.height);
-        const Window u = pooling_window(index % grids.columns[level], grids.columns[level], x.width);
+        const CellWindow window(grids, cell, x.height, x.width);
+        const Window v = window.rows, u = window.columns;
         float sum = 0.f;
         for (int r = max(v.begin - row, 0); r < min(v.end - row, Traits::kRows); r++)
           for (int s = max(u.begin - column, 0); s < min(u.end - column, Traits::kColumns); s++) sum += pixels[r][s][c];
@@ -84,9 +102,8 @@ __global__ void __launch_bounds__(PoolTraits::kThreads) pool_kernel(Map<const T>
   for (int item = threadIdx.x; item < items; item += Traits::kThreads) {
     const int c = item % Traits::kChannels, cell = item / Traits::kChannels;
     if (channel + c >= x.channels) continue;
-    const int level = grids.level_of(cell), index = cell - grids.first[level];
-    const Window v = pooling_window(index / grids.columns[level], grids.rows[level], x.height);
-    const Window u = pooling_window(index % grids.columns[level], grids.columns[level], x.width);
+    const CellWindow window(grids, cell, x.height, x.width);
+    const Window v = window.rows, u = window.columns;
     const float count = static_cast<float>(v.end - v.begin) * static_cast<float>(u.end - u.begin);
     cells[(static_cast<int64_t>(n) * grids.cells + cell) * x.channels + channel + c] = sums[item] / count;
   }
@@ -129,11 +146,10 @@ struct PyramidSource {
     if (c < x.channels) return affine_relu(x.load(n, c, h, w), c);
     const int level = (c - x.channels) / outputs, d = (c - x.channels) % outputs;
     const int rows = grids.rows[level], columns = grids.columns[level];
-    const int64_t first = static_cast<int64_t>(n) * grids.cells + grids.first[level];
-    const float v = resize_at<kMode>(
-        [&](int r, int s) { return levels[(first + r * columns + s) * outputs + d]; }, rows, columns, h, w, x.height,
-        x.width);
-    return affine_relu(v, c);
+    const float* const map = levels + (static_cast<int64_t>(n) * grids.cells + grids.first[level]) * outputs + d;
+    const int64_t stride = outputs;
+    const auto value = [=](int r, int s) { return map[(r * columns + s) * stride]; };
+    return affine_relu(resize_at<kMode>(value, rows, columns, h, w, x.height, x.width), c);
   }
 };
 

@@ -29,9 +29,12 @@ def empty_like_layout(x: Tensor, shape: Sequence[Any]) -> Tensor:
 
 
 def in_layout_of(y: Tensor, x: Tensor) -> Tensor:
-    """y in x's memory format, a new tensor only where it has another one or shares x's storage."""
-    y = y.contiguous(memory_format=torch.channels_last) if is_channels_last(x) else y.contiguous()
-    return y.clone() if y is x else y
+    """The map y in x's memory format, with exactly its strides, and in storage of its own."""
+    _, channels, height, width = (max(1, n) for n in y.shape)
+    plane = height * width
+    contiguous = (channels * plane, plane, width, 1)
+    wanted = (plane * channels, 1, width * channels, channels) if is_channels_last(x) else contiguous
+    return y if y is not x and y.stride() == wanted else empty_like_layout(x, y.shape).copy_(y)
 
 
 class _Packed:

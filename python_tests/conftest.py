@@ -1,0 +1,49 @@
+"""Backends as a parameter. A backend that a run names must work: its absence fails the run instead of skipping it."""
+import os
+import sys
+
+import pytest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+os.environ.setdefault("SWIFTNET_EXT_EMULATION", os.path.join(ROOT, "build", "emulation"))
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+collect_ignore = [] if sys.version_info >= (3, 9) else ["engine", "build"]  # these ask for Python 3.9
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--backends",
+        default="reference,emulated",
+        help="comma-separated backends the operator tests must cover; cuda is added where a GPU is at hand",
+    )
+
+
+def _backends(config):
+    import torch
+
+    named = [b for b in config.getoption("--backends").split(",") if b]
+    return named + (["cuda"] if torch.cuda.is_available() and "cuda" not in named else [])
+
+
+def pytest_report_header(config):
+    return "swiftnet_ext backends under test: " + ", ".join(_backends(config))
+
+
+def pytest_generate_tests(metafunc):
+    if "backend" in metafunc.fixturenames:
+        metafunc.parametrize("backend", _backends(metafunc.config), indirect=True)
+
+
+@pytest.fixture
+def backend(request):
+    """The backend's name, in force and strict: a kernel that can't run fails the test."""
+    import swiftnet_ext as sx
+
+    with sx.use_backend(request.param, strict=True):
+        yield request.param
+
+
+@pytest.fixture
+def device(backend):
+    return "cuda" if backend == "cuda" else "cpu"

@@ -1,0 +1,225 @@
+"""What the operator tests share: one list of shapes, and for each operator how to make, call and check it."""
+import torch
+
+import swiftnet_ext as sx
+
+from . import oracle
+
+# (N, C, K, (h, w), (H, W)): 1, tile ± 1 of every kernel (8×32, 2×32, 8×16, 16×16), primes, channel tails around the slices
+# of 8 and 16 and the groups of 16 and 64, H ≠ W, up-factors that are not 2, equal sizes, downsizing, thin maps
+SHAPES = [
+    (1, 1, 1, (1, 1), (1, 1)), (1, 1, 1, (1, 1), (2, 2)), (1, 2, 3, (1, 1), (5, 7)), (2, 3, 2, (2, 2), (4, 4)),
+    (1, 7, 5, (3, 5), (6, 10)), (1, 8, 16, (4, 16), (8, 32)), (1, 9, 17, (5, 17), (9, 33)), (1, 8, 15, (4, 16), (7, 31)),
+    (1, 15, 16, (3, 4), (8, 33)), (1, 16, 17, (5, 16), (9, 32)), (2, 17, 31, (2, 8), (3, 16)), (1, 31, 33, (4, 4), (7, 9)),
+    (1, 16, 64, (2, 16), (2, 32)), (1, 17, 65, (1, 16), (1, 32)), (1, 15, 63, (2, 17), (3, 33)), (3, 5, 7, (2, 3), (5, 11)),
+    (1, 4, 4, (8, 8), (16, 16)), (1, 4, 4, (8, 9), (15, 17)), (1, 5, 6, (9, 8), (17, 15)), (1, 3, 3, (16, 16), (17, 17)),
+    (1, 11, 13, (7, 13), (13, 29)), (2, 13, 11, (5, 7), (11, 13)), (1, 19, 23, (3, 11), (7, 23)), (1, 23, 19, (11, 3), (23, 7)),
+    (1, 6, 2, (1, 9), (1, 37)), (1, 6, 2, (9, 1), (37, 1)), (1, 2, 6, (1, 1), (1, 65)), (1, 2, 6, (1, 1), (65, 1)),
+    (1, 10, 10, (6, 6), (6, 6)), (2, 10, 12, (9, 31), (9, 31)), (1, 12, 10, (8, 32), (8, 32)), (1, 3, 4, (6, 10), (6, 20)),
+    (1, 3, 4, (6, 10), (12, 10)), (1, 4, 3, (10, 14), (5, 7)), (1, 5, 4, (13, 17), (7, 5)), (2, 4, 5, (9, 9), (4, 2)),
+    (1, 8, 8, (3, 3), (9, 9)), (1, 8, 8, (3, 5), (12, 20)), (1, 7, 9, (4, 7), (10, 18)), (1, 9, 7, (5, 6), (13, 14)),
+    (1, 20, 18, (2, 5), (9, 34)), (1, 24, 24, (4, 6), (8, 12)), (1, 25, 20, (3, 9), (5, 19)), (4, 2, 2, (2, 3), (3, 7)),
+    (5, 1, 1, (3, 3), (7, 7)), (2, 32, 16, (2, 4), (4, 8)), (1, 33, 16, (2, 4), (5, 8)), (1, 40, 48, (2, 3), (4, 6)),
+    (1, 48, 40, (3, 2), (6, 4)), (1, 64, 64, (2, 3), (4, 5)), (1, 65, 63, (1, 2), (3, 4)), (1, 3, 128, (2, 2), (3, 5)),
+    (1, 128, 3, (2, 2), (5, 3)), (1, 1, 19, (5, 15), (15, 45)), (1, 19, 1, (5, 15), (10, 30)), (2, 12, 12, (12, 15), (23, 30)),
+    (1, 6, 6, (15, 20), (30, 40)), (1, 14, 14, (11, 15), (23, 30)), (1, 2, 2, (31, 33), (63, 65)), (1, 3, 5, (24, 41), (47, 83)),
+]  # fmt: skip
+
+FORMATS = ("contiguous", "channels_last")
+DTYPES = (torch.float32, torch.float16)
+
+
+def in_format(value, memory_format):
+    """The tensor, or list of tensors, in a memory format; only maps have one."""
+    if isinstance(value, list):
+        return [in_format(v, memory_format) for v in value]
+    if isinstance(value, torch.Tensor) and value.dim() == 4 and memory_format == "channels_last":
+        return value.contiguous(memory_format=torch.channels_last)
+    return value
+
+
+class Case:
+    """One operator. `variants` are its ways to be called, e.g. the resize modes."""
+
+    name = ""
+    variants = ()  # type: tuple
+    vectors = ()  # type: tuple  # arguments that may be absent and may be fp32 beside fp16 maps
+
+    def tensors(self, shape, variant, rand):
+        """Arguments as fp32 tensors, drawn with rand(*shape)."""
+        raise NotImplementedError
+
+    def call(self, t, variant):
+        raise NotImplementedError
+
+    def expected(self, t, variant):
+        """(value, magnitude) by the oracle; t in float64."""
+        raise NotImplementedError
+
+    def terms(self, shape):
+        """How many products add up to one output."""
+        raise NotImplementedError
+
+    def make(self, shape, variant, dtype, memory_format="contiguous", device="cpu", seed=0, rand=None):
+        generator = torch.Generator().manual_seed(seed)
+        draw = rand or (lambda *size: torch.randn(*size, generator=generator))
+        made = self.tensors(shape, variant, draw)
+        return {k: in_format(self._cast(k, v, dtype, device), memory_format) for k, v in made.items()}
+
+    def _cast(self, name, value, dtype, device):
+        if isinstance(value, list):
+            return [v.to(dtype).to(device) for v in value]
+        return value.to(torch.float32 if name in self.vectors else dtype).to(device)
+
+
+class UpsampleAddConv3x3(Case):
+    name = "upsample_add_conv3x3"
+    variants = ("bilinear", "nearest")
+    vectors = ("scale", "shift", "bias")
+
+    def tensors(self, shape, variant, rand):
+        n, c, k, small, size = shape
+        return {
+            "x": rand(n, c, *small), "skip": rand(n, c, *size), "weight": rand(k, c, 3, 3), "bias": rand(k),
+            "scale": rand(c), "shift": rand(c),
+        }  # fmt: skip
+
+    def call(self, t, variant):
+        return sx.ops.upsample_add_conv3x3(mode=variant, **t)
+
+    def expected(self, t, variant):
+        return oracle.upsample_add_conv3x3(mode=variant, **t)
+
+    def terms(self, shape):
+        return 9 * shape[1]
+
+
+class Conv3x3(Case):
+    name = "conv3x3"
+    variants = ("plain", "residual_relu")
+    vectors = ("bias",)
+
+    def tensors(self, shape, variant, rand):
+        n, c, k, _, size = shape
+        t = {"x": rand(n, c, *size), "weight": rand(k, c, 3, 3), "bias": rand(k)}
+        if variant == "residual_relu":
+            t["residual"] = rand(n, k, *size)
+        return t
+
+    def call(self, t, variant):
+        return sx.ops.conv3x3(relu=variant == "residual_relu", **t)
+
+    def expected(self, t, variant):
+        return oracle.conv3x3(t["x"], t["weight"], t["bias"], t.get("residual"), variant == "residual_relu")
+
+    def terms(self, shape):
+        return 9 * shape[1]
+
+
+class LateralAdd(Case):
+    name = "lateral_add"
+    variants = ("bilinear", "nearest", "alone")
+    vectors = ("scale", "shift", "bias")
+
+    def tensors(self, shape, variant, rand):
+        n, c, k, small, size = shape
+        t = {"tap": rand(n, c, *size), "weight": rand(k, c, 1, 1), "bias": rand(k), "scale": rand(c), "shift": rand(c)}
+        if variant != "alone":
+            t["x"] = rand(n, k, *small)
+        return t
+
+    def call(self, t, variant):
+        return sx.ops.lateral_add(relu=variant != "alone", mode="bilinear" if variant == "alone" else variant, **t)
+
+    def expected(self, t, variant):
+        t = dict(t, x=t.get("x"))
+        return oracle.lateral_add(relu=variant != "alone", mode="bilinear" if variant == "alone" else variant, **t)
+
+    def terms(self, shape):
+        return shape[1]
+
+
+class SpatialPyramidPool(Case):
+    name = "spatial_pyramid_pool"
+    variants = ("bilinear", "nearest")
+    vectors = ("level_scale", "level_shift", "fuse_scale", "fuse_shift", "fuse_bias")
+
+    @staticmethod
+    def grids(shape):
+        (h, w), (height, width) = shape[3], shape[4]
+        return [(min(h, 16), min(w, 32)), (min(4, height), min(8, width)), (2, 3), (1, 1)][: 1 + shape[1] % 4]
+
+    def tensors(self, shape, variant, rand):
+        n, c, k, _, size = shape
+        levels, outputs = len(self.grids(shape)), min(k, 21)
+        concatenated = c + levels * outputs
+        return {
+            "x": rand(n, c, *size), "level_weight": rand(levels, outputs, c), "fuse_weight": rand(k, concatenated),
+            "fuse_bias": rand(k), "level_scale": rand(levels, c), "level_shift": rand(levels, c),
+            "fuse_scale": rand(concatenated), "fuse_shift": rand(concatenated),
+        }  # fmt: skip
+
+    def make(self, shape, *args, **kwargs):
+        made = super().make(shape, *args, **kwargs)
+        made["grids"] = self.grids(shape)
+        return made
+
+    def call(self, t, variant):
+        return sx.ops.spatial_pyramid_pool(mode=variant, **t)
+
+    def expected(self, t, variant):
+        return oracle.spatial_pyramid_pool(mode=variant, **t)
+
+    def terms(self, shape):
+        pooled = shape[4][0] * shape[4][1]
+        return pooled + shape[1] + shape[1] + len(self.grids(shape)) * min(shape[2], 21)
+
+
+class MultiscaleMean(Case):
+    name = "multiscale_mean"
+    variants = ("softmax_then_resize", "resize_then_softmax")
+
+    def tensors(self, shape, variant, rand):
+        n, c, k, small, (height, width) = shape
+        sizes = [small, (height, width), (height // 2 + 1, width // 3 + 1), (2 * height, width + 1), (1, 2)][: 1 + k % 5]
+        return {"logits": [4 * rand(n, c, *s) for s in sizes], "size": (height, width)}
+
+    def _cast(self, name, value, dtype, device):
+        return value if name == "size" else super()._cast(name, value, dtype, device)
+
+    def call(self, t, variant, reduce="mean"):
+        return sx.ops.multiscale_mean(order=variant, reduce=reduce, **t)
+
+    def expected(self, t, variant):
+        return oracle.multiscale_mean(order=variant, **t)
+
+    def terms(self, shape):
+        return shape[1]
+
+
+CASES = [UpsampleAddConv3x3(), SpatialPyramidPool(), MultiscaleMean(), LateralAdd(), Conv3x3()]
+IDS = [case.name for case in CASES]
+
+
+def to_double(t):
+    """The very values of the arguments, in float64 on the CPU."""
+
+    def convert(v):
+        if isinstance(v, list) and v and isinstance(v[0], torch.Tensor):
+            return [convert(i) for i in v]
+        return v.detach().double().cpu().contiguous() if isinstance(v, torch.Tensor) else v
+
+    return {k: convert(v) for k, v in t.items()}
+
+
+def bound(case, shape, t, variant, dtype):
+    """The error that is allowed at each element, derived from the arithmetic.
+
+    Adding n products in fp32 errs by at most n·u·Σ|terms| (u = 2^-24); the prologue's and epilogue's few roundings add
+    16. A resize's source coordinate, up to the map's size s, is off by 3·s·u at most, so each interpolated value errs
+    by 6·s·u of its magnitude. Storing rounds once to the dtype.
+    """
+    value, magnitude = case.expected(to_double(t), variant)
+    side = max(shape[3] + shape[4]) * 2
+    arithmetic = (case.terms(shape) + 16 + 6 * side) * oracle.UNIT[torch.float32] * magnitude
+    return value, arithmetic + oracle.UNIT[dtype] * value.abs() + oracle.TINY[dtype]

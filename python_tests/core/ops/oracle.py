@@ -1,0 +1,130 @@
+"""The operators' formulas in float64, written apart from swiftnet_ext.ops.reference: resizing and pooling are matrices.
+
+Each oracle returns (value, magnitude): magnitude is the same formula over absolute values, the sum that rounding errors
+are relative to.
+"""
+import numpy as np
+import torch
+
+UNIT = {torch.float32: 2.0**-24, torch.float16: 2.0**-11}  # half the distance from 1 to the next number
+TINY = {torch.float32: 2.0**-150, torch.float16: 2.0**-25}  # half the smallest subnormal
+
+
+def bilinear_matrix(out, size):
+    m = np.zeros((out, size))
+    for i in range(out):
+        if out == size:
+            m[i, i] = 1.0
+            continue
+        src = max((i + 0.5) * size / out - 0.5, 0.0)
+        lower = min(int(src), size - 1)
+        m[i, lower] += 1 - (src - lower)
+        m[i, min(lower + 1, size - 1)] += src - lower
+    return torch.from_numpy(m)
+
+
+def nearest_matrix(out, size):
+    m = np.zeros((out, size))
+    ratio = np.float32(size) / np.float32(out)  # the index is fp32 arithmetic in PyTorch, whatever the map's dtype
+    for i in range(out):
+        m[i, i if out == size else min(int(np.floor(np.float32(i) * ratio)), size - 1)] = 1.0
+    return torch.from_numpy(m)
+
+
+def pooling_matrix(cells, size):
+    m = np.zeros((cells, size))
+    for i in range(cells):
+        begin, end = i * size // cells, -(-(i + 1) * size // cells)
+        m[i, begin:end] = 1.0 / (end - begin)
+    return torch.from_numpy(m)
+
+
+def apply(rows, columns, x):
+    return torch.einsum("ph,nchw,qw->ncpq", rows, x, columns)
+
+
+def resize(x, size, mode):
+    matrix = bilinear_matrix if mode == "bilinear" else nearest_matrix
+    return apply(matrix(size[0], x.shape[2]), matrix(size[1], x.shape[3]), x)
+
+
+def channels(v):
+    return v.view(1, -1, 1, 1)
+
+
+def activate(x, magnitude, scale, shift):
+    """relu(scale·x + shift) and the magnitude of its terms; absent parameters are 1 and 0."""
+    scale = torch.ones(x.shape[1], dtype=x.dtype) if scale is None else scale
+    shift = torch.zeros(x.shape[1], dtype=x.dtype) if shift is None else shift
+    y = (channels(scale) * x + channels(shift)).clamp(min=0)
+    return y, channels(scale.abs()) * magnitude + channels(shift.abs())
+
+
+def conv(x, weight):
+    """Cross-correlation with zero padding that keeps the size, tap by tap."""
+    k = weight.shape[2] // 2
+    padded = torch.nn.functional.pad(x, (k, k, k, k))
+    y = 0
+    for r in range(weight.shape[2]):
+        for s in range(weight.shape[3]):
+            window = padded[:, :, r : r + x.shape[2], s : s + x.shape[3]]
+            y = y + torch.einsum("nchw,kc->nkhw", window, weight[:, :, r, s])
+    return y
+
+
+def linear(x, magnitude, weight, bias):
+    """Convolution with bias, and its magnitude."""
+    y, m = conv(x, weight), conv(magnitude, weight.abs())
+    return (y, m) if bias is None else (y + channels(bias), m + channels(bias.abs()))
+
+
+def upsample_add_conv3x3(x, skip, weight, bias, scale, shift, mode):
+    size = skip.shape[2:]
+    total, magnitude = resize(x, size, mode) + skip, resize(x.abs(), size, mode) + skip.abs()
+    return linear(*activate(total, magnitude, scale, shift), weight=weight, bias=bias)
+
+
+def conv3x3(x, weight, bias, residual, relu):
+    y, m = linear(x, x.abs(), weight, bias)
+    if residual is not None:
+        y, m = y + residual, m + residual.abs()
+    return (y.clamp(min=0), m) if relu else (y, m)
+
+
+def lateral_add(tap, weight, x, bias, scale, shift, relu, mode):
+    y, m = linear(*activate(tap, tap.abs(), scale, shift), weight=weight, bias=bias)
+    if x is not None:
+        y, m = y + resize(x, tap.shape[2:], mode), m + resize(x.abs(), tap.shape[2:], mode)
+    return (y.clamp(min=0), m) if relu else (y, m)
+
+
+def spatial_pyramid_pool(
+    x, level_weight, fuse_weight, fuse_bias, grids, level_scale, level_shift, fuse_scale, fuse_shift, mode
+):
+    size, values, magnitudes = x.shape[2:], [x], [x.abs()]
+    for i, (rows, columns) in enumerate(grids):
+        pool = pooling_matrix(rows, size[0]), pooling_matrix(columns, size[1])
+        scale = None if level_scale is None else level_scale[i]
+        shift = None if level_shift is None else level_shift[i]
+        activated = activate(apply(*pool, x=x), apply(*pool, x=x.abs()), scale, shift)
+        y, m = linear(*activated, weight=level_weight[i][:, :, None, None], bias=None)
+        values.append(resize(y, size, mode))
+        magnitudes.append(resize(m, size, mode))
+    activated = activate(torch.cat(values, 1), torch.cat(magnitudes, 1), fuse_scale, fuse_shift)
+    return linear(*activated, weight=fuse_weight[:, :, None, None], bias=fuse_bias)
+
+
+def softmax(x):
+    e = torch.exp(x - x.max(1, keepdim=True)[0])
+    return e / e.sum(1, keepdim=True)
+
+
+def multiscale_mean(logits, size, order):
+    """The mean probabilities; a softmax's errors are relative to 1 and to the logits it subtracts."""
+    if order == "softmax_then_resize":
+        parts = [resize(softmax(m), size, "bilinear") for m in logits]
+    else:
+        parts = [softmax(resize(m, size, "bilinear")) for m in logits]
+    largest = max(float(m.abs().max()) if m.numel() else 0.0 for m in logits)
+    mean = sum(parts) / len(parts)
+    return mean, torch.full_like(mean, 1 + 2 * largest)

@@ -1,0 +1,212 @@
+"""What the operators promise beside their numbers: layouts, frames, empty batches, NaN and Inf, and clear errors."""
+import pytest
+import torch
+
+import swiftnet_ext as sx
+
+from .cases import CASES, DTYPES, IDS, SHAPES
+
+cases = pytest.mark.parametrize("case", CASES, ids=IDS)
+SHAPE = (2, 9, 18, (5, 7), (10, 37))
+
+
+def maps_of(t):
+    """The names of the arguments that are feature maps."""
+    return [k for k in ("x", "skip", "tap", "residual") if k in t]
+
+
+def changed(t, change):
+    """The arguments with `change` applied to each feature map, lists included."""
+    t = dict(t)
+    for name in maps_of(t):
+        t[name] = change(t[name])
+    if "logits" in t:
+        t["logits"] = [change(m) for m in t["logits"]]
+    return t
+
+
+def framed(x, fill):
+    """x inside a larger buffer full of `fill`."""
+    buffer = torch.full([s + 2 for s in x.shape], fill, dtype=x.dtype, device=x.device)
+    inner = buffer[1:-1, 1:-1, 1:-1, 1:-1]
+    inner.copy_(x)
+    return inner
+
+
+def permuted(x):
+    return x.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
+
+
+LAYOUTS = {
+    "permuted": permuted,
+    "framed by NaN": lambda x: framed(x, float("nan")),
+    "every second column": lambda x: torch.stack([x, torch.full_like(x, float("nan"))], -1).flatten(3)[..., ::2],
+    "offset by one element": lambda x: torch.cat([x.new_full((1,), float("nan")), x.flatten()])[1:].view(x.shape),
+    "channels_last framed": lambda x: framed(x.permute(0, 2, 3, 1), float("nan")).permute(0, 3, 1, 2),
+}
+
+
+@cases
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
+@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+def test_any_strides_give_the_bits_of_contiguous_maps(case, dtype, layout, backend, device):
+    for variant in case.variants:
+        t = case.make(SHAPE, variant, dtype, device=device)
+        y = case.call(changed(t, LAYOUTS[layout]), variant)
+        if backend == "reference":  # PyTorch picks another algorithm for other strides
+            torch.testing.assert_close(y.float(), case.call(t, variant).float(), rtol=1e-3, atol=1e-4)
+        else:
+            assert torch.equal(y, case.call(t, variant))
+
+
+@cases
+def test_expanded_maps_and_weights_of_any_strides(case, backend, device):
+    variant = case.variants[0]
+    t = case.make(SHAPE, variant, torch.float32, device=device)
+    one = changed(t, lambda m: m[:1])
+    expanded = changed(one, lambda m: m.expand(2, -1, -1, -1))
+    y = case.call(expanded, variant)
+    torch.testing.assert_close(y[:1], case.call(one, variant))
+    torch.testing.assert_close(y[1:], case.call(one, variant))
+    for name in ("weight", "level_weight", "fuse_weight"):
+        if name in t:
+            w = t[name]
+            t[name] = w.transpose(0, 1).contiguous().transpose(0, 1)
+            torch.testing.assert_close(case.call(t, variant), case.call(dict(t, **{name: w}), variant))
+
+
+@cases
+def test_arguments_are_left_alone_and_the_output_is_new(case, backend, device):
+    for variant in case.variants:
+        t = case.make(SHAPE, variant, torch.float32, device=device)
+        before = changed(t, torch.clone)
+        y = case.call(t, variant)
+        y.fill_(7)
+        for name in maps_of(t):
+            assert torch.equal(t[name], before[name])
+        for a, b in zip(t.get("logits", []), before.get("logits", [])):
+            assert torch.equal(a, b)
+
+
+@cases
+def test_every_element_is_written(case, backend, device):
+    """The allocator hands back poisoned memory: an element that is not written would be NaN."""
+    for shape in SHAPES[::4]:
+        for variant in case.variants:
+            t = case.make(shape, variant, torch.float32, device=device)
+            first = case.call(t, variant)
+            poison = torch.full_like(first, float("nan"))
+            del poison
+            assert bool(torch.isfinite(case.call(t, variant)).all())
+
+
+@cases
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+def test_an_empty_batch_gives_an_empty_result(case, memory_format, backend, device):
+    for variant in case.variants:
+        full = case.call(case.make(SHAPE, variant, torch.float32, memory_format, device), variant)
+        t = case.make((0,) + SHAPE[1:], variant, torch.float32, memory_format, device)
+        y = case.call(t, variant)
+        assert y.shape == (0,) + tuple(full.shape[1:]) and y.dtype == full.dtype
+    if case.name == "multiscale_mean":
+        assert case.call(t, variant, reduce="argmax").shape == (0,) + SHAPE[4]
+
+
+@cases
+@pytest.mark.parametrize("special", [float("nan"), float("inf"), float("-inf")])
+def test_nan_and_inf_spread_as_in_pytorch(case, special, backend, device):
+    for variant in case.variants:
+        t = case.make((1, 3, 4, (4, 6), (8, 12)), variant, torch.float32, device=device)
+        first = t["logits"][0] if "logits" in t else t[maps_of(t)[0]]
+        first[0, 1, 2, 3] = special
+        y = case.call(t, variant)
+        with sx.use_backend("reference"):
+            expected = case.call(t, variant)
+        assert torch.equal(torch.isnan(y), torch.isnan(expected)), variant
+        finite = torch.isfinite(expected)
+        assert torch.equal(torch.isfinite(y), finite), variant
+        assert bool((torch.isfinite(expected).logical_not()).any()) == bool((~torch.isfinite(y)).any())
+        torch.testing.assert_close(y[finite], expected[finite], rtol=1e-4, atol=1e-4)
+
+
+def test_labels_mark_nan_with_255_and_give_ties_to_the_lower_class(backend, device):
+    logits = torch.zeros(1, 4, 2, 3, device=device)
+    logits[0, 2, 0, 0] = float("nan")
+    logits[0, 1:3, 1, 1] = 1.0
+    for order in ("softmax_then_resize", "resize_then_softmax"):
+        labels = sx.ops.multiscale_mean([logits], (2, 3), order=order, reduce="argmax")
+        assert labels.tolist() == [[[255, 0, 0], [0, 1, 0]]]
+
+
+def test_a_class_of_minus_infinity_never_wins(backend, device):
+    logits = torch.full((1, 3, 2, 2), float("-inf"), device=device)
+    logits[:, 2] = -5.0
+    for order in ("softmax_then_resize", "resize_then_softmax"):
+        mean = sx.ops.multiscale_mean([logits, logits], (2, 2), order=order)
+        assert mean[0, :, 0, 0].tolist() == [0.0, 0.0, 1.0]
+        assert bool((sx.ops.multiscale_mean([logits], (2, 2), order=order, reduce="argmax") == 2).all())
+
+
+def test_outside_the_image_the_block_reads_zero_not_the_shift(backend, device):
+    zeros = torch.zeros(1, 1, 3, 3, device=device)
+    weight, shift = torch.ones(1, 1, 3, 3, device=device), torch.ones(1, device=device)
+    y = sx.ops.upsample_add_conv3x3(zeros, zeros, weight, shift=shift)
+    assert y[0, 0].tolist() == [[4, 6, 4], [6, 9, 6], [4, 6, 4]]
+
+
+x, w3, w1 = torch.zeros(1, 4, 4, 4), torch.zeros(2, 4, 3, 3), torch.zeros(2, 4, 1, 1)
+MISUSES = [
+    ("upsample_add_conv3x3", dict(x=[1], skip=x, weight=w3), TypeError, "x: expected a torch.Tensor"),
+    ("upsample_add_conv3x3", dict(x=x[0], skip=x, weight=w3), ValueError, "x: expected 4 dimensions"),
+    ("upsample_add_conv3x3", dict(x=x.long(), skip=x, weight=w3), TypeError, "x: expected float32"),
+    ("upsample_add_conv3x3", dict(x=x, skip=x.half(), weight=w3), TypeError, "skip: expected dtype float32"),
+    ("upsample_add_conv3x3", dict(x=x, skip=x[:, :3], weight=w3), ValueError, "skip: expected 4 channels"),
+    ("upsample_add_conv3x3", dict(x=x, skip=x.expand(2, 4, 4, 4), weight=w3), ValueError, "skip: expected batch size 1"),
+    ("upsample_add_conv3x3", dict(x=x[:, :, :0], skip=x, weight=w3), ValueError, "x: expected at least one"),
+    ("upsample_add_conv3x3", dict(x=x, skip=x, weight=w1), ValueError, r"weight: expected shape \[K, 4, 3, 3\]"),
+    ("upsample_add_conv3x3", dict(x=x, skip=x, weight=w3.half()), TypeError, "weight: expected dtype"),
+    ("upsample_add_conv3x3", dict(x=x, skip=x, weight=w3, bias=x), ValueError, r"bias: expected shape \[2\]"),
+    ("upsample_add_conv3x3", dict(x=x, skip=x, weight=w3, scale=1.0), TypeError, "scale: expected None or"),
+    ("upsample_add_conv3x3", dict(x=x, skip=x, weight=w3, shift=torch.zeros(4).half()), TypeError, "shift: expected float32"),
+    ("upsample_add_conv3x3", dict(x=x, skip=x, weight=w3, mode="bicubic"), ValueError, "mode: expected one of 'bilinear'"),
+    ("conv3x3", dict(x=x, weight=w3, residual=x), ValueError, r"residual: expected the output's shape \[1, 2, 4, 4\]"),
+    ("conv3x3", dict(x=x, weight=w3, relu=1), TypeError, "relu: expected True or False"),
+    ("lateral_add", dict(tap=x, weight=w3), ValueError, r"weight: expected shape \[K, 4, 1, 1\]"),
+    ("lateral_add", dict(tap=x, weight=w1, x=x), ValueError, "x: expected 2 channels"),
+    ("spatial_pyramid_pool", dict(x=x, level_weight=w1, fuse_weight=w1, grids=[]), ValueError, "grids: expected at least one"),
+    ("spatial_pyramid_pool", dict(x=x, level_weight=w1, fuse_weight=w1, grids=[(0, 1)]), ValueError, "grids: expected"),
+    ("spatial_pyramid_pool", dict(x=x, level_weight=w1, fuse_weight=w1, grids=[(1, 1)]), ValueError, "level_weight: expected"),
+    ("multiscale_mean", dict(logits=x, size=(4, 4)), TypeError, "logits: expected a list"),
+    ("multiscale_mean", dict(logits=[x, x[:, :2]], size=(4, 4)), ValueError, r"logits\[1\]: expected 4 classes"),
+    ("multiscale_mean", dict(logits=[x], size=(0, 4)), ValueError, "size: expected"),
+    ("multiscale_mean", dict(logits=[x], size=(4, 4), order="softmax"), ValueError, "order: expected one of"),
+    ("multiscale_mean", dict(logits=[x], size=(4, 4), reduce="sum"), ValueError, "reduce: expected one of"),
+    ("multiscale_mean", dict(logits=[x.expand(1, 4, 4, 4).repeat(1, 64, 1, 1)], size=(4, 4), reduce="argmax"), ValueError,
+     "at most 255 classes"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("op, arguments, kind, sentence", MISUSES, ids=lambda v: v if isinstance(v, str) else None)
+def test_misuse_raises_one_clear_sentence(op, arguments, kind, sentence, backend):
+    with pytest.raises(kind, match=sentence) as error:
+        getattr(sx.ops, op)(**arguments)
+    message = str(error.value)
+    assert message.startswith(op + ": ") and ", got " in message and "; " in message
+
+
+def test_the_kernels_refuse_what_would_leave_their_memory(backend):
+    """The boundary below Python's checks: a call past them is refused, not run."""
+    if backend == "reference":
+        return
+    from swiftnet_ext import _native
+
+    module = _native.emulated()[0] if backend == "emulated" else _native.native()[0]
+    t = torch.zeros(1, 4, 4, 4)
+    with pytest.raises(ValueError, match="out: expected shape"):
+        module.conv3x3(t, torch.zeros(2, 4, 3, 3), None, None, False, torch.zeros(1, 2, 4, 3), 0)
+    with pytest.raises(ValueError, match="bias: expected shape"):
+        module.conv3x3(t, torch.zeros(2, 4, 3, 3), torch.zeros(1), None, False, torch.zeros(1, 2, 4, 4), 0)
+    with pytest.raises(TypeError, match="float32, float16"):
+        module.conv3x3(t.double(), torch.zeros(2, 4, 3, 3), None, None, False, torch.zeros(1, 2, 4, 4), 0)
+    with pytest.raises(TypeError):
+        module.conv3x3([1.0], torch.zeros(2, 4, 3, 3), None, None, False, torch.zeros(1, 2, 4, 4), 0)

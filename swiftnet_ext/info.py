@@ -1,0 +1,96 @@
+"""What would run here, and why: `python -m swiftnet_ext.info [--json]`."""
+import argparse
+import json
+import platform
+from typing import Any, Dict, List
+
+import torch
+
+from . import __version__, _native
+from .ops import OPERATORS, current_backend
+from .ops.backend import resolve
+
+
+def _devices() -> List[Any]:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [torch.device("cpu")] + [torch.device("cuda", i) for i in range(count)]
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cpu":
+        return platform.processor() or platform.machine()
+    major, minor = torch.cuda.get_device_capability(device)
+    return "{}, compute capability {}.{}".format(torch.cuda.get_device_name(device), major, minor)
+
+
+def _would_run(device: torch.device, dtype: torch.dtype) -> Dict[str, str]:
+    backend, _ = current_backend()
+    module, reason = resolve(backend, device, dtype)
+    if module is not None:
+        return {"runs": "emulated kernel" if backend == "emulated" else "CUDA kernel", "reason": ""}
+    if not reason and backend == "auto":
+        reason = "plain PyTorch is what a CPU runs in this version"
+    return {"runs": "reference", "reason": reason or "asked for"}
+
+
+def collect() -> Dict[str, Any]:
+    """Versions, the build, and for each device, operator and dtype what would run and why."""
+    module, reason = _native.native()
+    backend, strict = current_backend()
+    build = module.build_info() if module is not None else {}
+    return {
+        "swiftnet_ext": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torch_cuda": torch.version.cuda,
+        "native_module": getattr(module, "__file__", None),
+        "native_module_reason": reason,
+        "built_with_cuda": build.get("cuda_version", ""),
+        "built_for_architectures": build.get("cuda_archs", "").split(),
+        "no_kernels_reason": build.get("no_cuda_reason", ""),
+        "backend": backend,
+        "strict": strict,
+        "devices": [
+            {
+                "device": str(device),
+                "name": _device_name(device),
+                "operators": {
+                    op: {
+                        str(dtype).replace("torch.", ""): _would_run(device, dtype)
+                        for dtype in (torch.float32, torch.float16, torch.bfloat16)
+                    }
+                    for op in OPERATORS
+                },
+            }
+            for device in _devices()
+        ],
+    }
+
+
+def _text(info: Dict[str, Any]) -> str:
+    kernels = "CUDA {} for {}".format(info["built_with_cuda"], " ".join(info["built_for_architectures"]))
+    without = info["native_module_reason"] or "none: " + info["no_kernels_reason"]
+    lines = [
+        "swiftnet_ext {}   Python {}   PyTorch {}".format(info["swiftnet_ext"], info["python"], info["torch"]),
+        "compiled module  {}".format(info["native_module"] or "none"),
+        "CUDA kernels     {}".format(kernels if info["built_with_cuda"] else without),
+        "backend          {}{}".format(info["backend"], ", strict" if info["strict"] else ""),
+    ]
+    for device in info["devices"]:
+        lines += ["", "{} ({})".format(device["device"], device["name"])]
+        for op, dtypes in device["operators"].items():
+            for dtype, run in dtypes.items():
+                reason = ": " + run["reason"] if run["reason"] else ""
+                lines.append("  {:<22}{:<10}{}{}".format(op, dtype, run["runs"], reason))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m swiftnet_ext.info", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    info = collect()
+    print(json.dumps(info, indent=2) if parser.parse_args().json else _text(info))
+
+
+if __name__ == "__main__":
+    main()
