@@ -19,7 +19,7 @@ namespace {
 // Interned names and PyTorch's own objects, looked up once; they live as long as the process.
 struct Torch {
   PyObject *tensor_type, *float32, *float16, *uint8;
-  PyObject *data_ptr, *dtype, *shape, *stride, *device, *type, *index, *layout, *strided;
+  PyObject *data_ptr, *dtype, *shape, *stride, *device, *type, *index;
 
   static const Torch& instance() {
     static const Torch torch;
@@ -33,7 +33,6 @@ struct Torch {
     float32 = torch.attr("float32").cast<py::object>().release().ptr();
     float16 = torch.attr("float16").cast<py::object>().release().ptr();
     uint8 = torch.attr("uint8").cast<py::object>().release().ptr();
-    strided = torch.attr("strided").cast<py::object>().release().ptr();
     data_ptr = PyUnicode_InternFromString("data_ptr");
     dtype = PyUnicode_InternFromString("dtype");
     shape = PyUnicode_InternFromString("shape");
@@ -41,7 +40,6 @@ struct Torch {
     device = PyUnicode_InternFromString("device");
     type = PyUnicode_InternFromString("type");
     index = PyUnicode_InternFromString("index");
-    layout = PyUnicode_InternFromString("layout");
   }
 };
 
@@ -80,11 +78,10 @@ int device_of(PyObject* tensor, const Torch& torch) {
 }
 
 TensorView view_of(PyObject* tensor, const Torch& torch) {
-  if (attribute(tensor, torch.layout).ptr() != torch.strided)
-    throw py::type_error("the kernels take strided tensors; convert it with .to_dense()");
   TensorView view;
   view.dtype = dtype_of(tensor, torch);
   view.device = device_of(tensor, torch);
+  // a sparse tensor has no strides: PyTorch's own error says so
   const py::object shape = attribute(tensor, torch.shape), stride = call(tensor, torch.stride);
   view.ndim = static_cast<int>(PyTuple_GET_SIZE(shape.ptr()));
   if (view.ndim > TensorView::kMaxDims) throw py::value_error("the kernels take tensors of up to 4 dimensions");

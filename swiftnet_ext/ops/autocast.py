@@ -1,25 +1,32 @@
 """torch.autocast for the operators: maps and weights are cast as PyTorch casts a convolution's."""
-from typing import Any, List, Optional
+from typing import Any, List
 
 import torch
 from torch import Tensor
 
 
-def _autocast_dtype(device_type: str) -> Optional[torch.dtype]:
-    """The dtype that an enclosing autocast region asks for on this device, or None."""
+def _enabled_below_2_4(device_type: str) -> bool:
     if device_type == "cuda":
-        return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
-    if device_type == "cpu" and torch.is_autocast_cpu_enabled():
-        return torch.get_autocast_cpu_dtype()
-    return None
+        return torch.is_autocast_enabled()
+    return device_type == "cpu" and torch.is_autocast_cpu_enabled()
+
+
+def _dtype_below_2_4(device_type: str) -> torch.dtype:
+    return torch.get_autocast_gpu_dtype() if device_type == "cuda" else torch.get_autocast_cpu_dtype()
+
+
+if hasattr(torch, "get_autocast_dtype"):
+    _enabled, _dtype = torch.is_autocast_enabled, torch.get_autocast_dtype
+else:
+    _enabled, _dtype = _enabled_below_2_4, _dtype_below_2_4
 
 
 def cast_for_autocast(*tensors: Any) -> List[Any]:
-    """Floating-point tensors cast as autocast asks; float64 and anything that is not a tensor stay as they are."""
+    """Floating-point tensors cast as an enclosing autocast region asks; float64 and other values stay as they are."""
     first = tensors[0]
-    dtype = _autocast_dtype(first.device.type) if isinstance(first, Tensor) else None
-    if dtype is None:
+    if not isinstance(first, Tensor) or not _enabled(first.device.type):
         return list(tensors)
+    dtype = _dtype(first.device.type)
     return [
         t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() and t.dtype != torch.float64 else t
         for t in tensors

@@ -35,16 +35,17 @@ def feature_map(op: str, argument: str, value: Any, like: Optional[Tensor] = Non
     """A floating-point tensor [N, C, H, W] with C, H, W >= 1, of `like`'s dtype, device and batch size if given."""
     if not isinstance(value, Tensor):
         _fail(TypeError, op, argument, "a torch.Tensor [N, C, H, W]", value, "convert it with torch.as_tensor")
-    if value.dim() != 4:
+    shape = value.shape
+    if len(shape) != 4:
         _fail(ValueError, op, argument, "4 dimensions [N, C, H, W]", value, "add the batch dimension with x[None]")
     if value.dtype not in DTYPES:
         _fail(TypeError, op, argument, "float32, float16, bfloat16 or float64", value, "convert it with .float()")
-    _, channels, height, width = value.shape
+    batch, channels, height, width = shape
     if channels < 1 or height < 1 or width < 1:
         _fail(ValueError, op, argument, "at least one channel, row and column", value, "only the batch may be empty")
     if like is not None:
         _like(op, argument, value, like)
-        if value.shape[0] != like.shape[0]:
+        if batch != like.shape[0]:
             _fail(ValueError, op, argument, "batch size {}".format(like.shape[0]), value, "use one batch throughout")
 
 

@@ -1,0 +1,82 @@
+"""One row for each operator and backend, at the sizes of SwiftNet-RN18 on a 1024×512 image, batch 1.
+
+    pytest benchmarks --benchmark-only
+
+The device is synchronised inside the timed call, and each row checks its result against plain PyTorch.
+"""
+import pytest
+import torch
+
+import swiftnet_ext as sx
+from swiftnet_ext import ops
+
+CHANNELS, CLASSES = 128, 19
+
+
+def blend(draw):
+    x, skip = draw(1, CHANNELS, 64, 128), draw(1, CHANNELS, 128, 256)
+    weight, scale, shift = draw(CHANNELS, CHANNELS, 3, 3) / 34, draw(CHANNELS), draw(CHANNELS)
+    return lambda: ops.upsample_add_conv3x3(x, skip, weight, scale=scale, shift=shift)
+
+
+def pyramid(draw):
+    x, level_weight, fuse_weight = draw(1, CHANNELS, 16, 32), draw(3, 42, CHANNELS) / 11, draw(CHANNELS, 254) / 16
+    affine = dict(level_scale=draw(3, CHANNELS), level_shift=draw(3, CHANNELS), fuse_scale=draw(254), fuse_shift=draw(254))
+    return lambda: ops.spatial_pyramid_pool(x, level_weight, fuse_weight, grids=[(8, 16), (4, 8), (2, 4)], **affine)
+
+
+def multiscale(draw, reduce):
+    maps = [draw(1, CLASSES, int(128 * f), int(256 * f)) for f in (0.5, 0.75, 1, 1.25, 1.5)]
+    return lambda: ops.multiscale_mean(maps, (512, 1024), reduce=reduce)
+
+
+def lateral(draw):
+    tap, x, weight = draw(1, 64, 128, 256), draw(1, CHANNELS, 64, 128), draw(CHANNELS, 64, 1, 1) / 8
+    scale, shift = draw(64), draw(64)
+    return lambda: ops.lateral_add(tap, weight, x, scale=scale, shift=shift)
+
+
+def conv(draw):
+    x, weight, bias = draw(1, 64, 128, 256), draw(64, 64, 3, 3) / 24, draw(64)
+    return lambda: ops.conv3x3(x, weight, bias, relu=True)
+
+
+ROWS = {
+    "upsample_add_conv3x3": blend,
+    "spatial_pyramid_pool": pyramid,
+    "multiscale_mean": lambda draw: multiscale(draw, "mean"),
+    "multiscale_mean-labels": lambda draw: multiscale(draw, "argmax"),
+    "lateral_add": lateral,
+    "conv3x3": conv,
+}
+
+
+def synchronised(call, device):
+    def run():
+        y = call()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return y
+
+    return run
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("row", ROWS)
+def bench_operator(row, memory_format, backend, device, benchmark):
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        t = torch.randn(*shape, generator=generator).to(device)
+        return t.contiguous(memory_format=memory_format) if t.dim() == 4 else t
+
+    call = ROWS[row](draw)
+    benchmark.group = row
+    with torch.inference_mode():
+        y = benchmark(synchronised(call, device))
+        with sx.use_backend("reference"):
+            expected = call()
+    if y.dtype == torch.uint8:
+        assert (y == expected).float().mean() > 0.9999  # ties within rounding may fall either way
+    else:
+        torch.testing.assert_close(y, expected, rtol=1e-3, atol=1e-3)
