@@ -16,15 +16,15 @@ def _dtype_below_2_4(device_type: str) -> torch.dtype:
 
 
 if hasattr(torch, "get_autocast_dtype"):
-    _enabled, _dtype = torch.is_autocast_enabled, torch.get_autocast_dtype
+    autocast_enabled, _dtype = torch.is_autocast_enabled, torch.get_autocast_dtype
 else:
-    _enabled, _dtype = _enabled_below_2_4, _dtype_below_2_4
+    autocast_enabled, _dtype = _enabled_below_2_4, _dtype_below_2_4
 
 
 def cast_for_autocast(*tensors: Any) -> List[Any]:
     """Floating-point tensors cast as an enclosing autocast region asks; float64 and other values stay as they are."""
     first = tensors[0]
-    if not isinstance(first, Tensor) or not _enabled(first.device.type):
+    if not isinstance(first, Tensor) or not autocast_enabled(first.device.type):
         return list(tensors)
     dtype = _dtype(first.device.type)
     return [

@@ -1,8 +1,7 @@
 """Every operator in plain PyTorch: the specification.
 
 It runs where no kernel can, tests compare with it, and autograd differentiates it. Arguments are taken as checked
-(`swiftnet_ext.ops` checks them). fp16 tensors on a CPU are computed in fp32 and rounded once, because CPU builds
-of PyTorch lack half-precision kernels for some layers or are slow in them.
+(`swiftnet_ext.ops` checks them). fp16 tensors on a CPU are computed in fp32 and rounded once.
 """
 import functools
 from typing import Any, List, Optional, Sequence, Tuple
@@ -10,6 +9,11 @@ from typing import Any, List, Optional, Sequence, Tuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .autocast import autocast_enabled
+
+# PyTorch's CPU layers lack fp16 or are slow in it, and before 2.0 lack bf16
+_IN_FLOAT_ON_CPU = (torch.float16,) if hasattr(torch, "library") else (torch.float16, torch.bfloat16)
 
 
 def resize(x: Tensor, size: Sequence[int], mode: str) -> Tensor:
@@ -35,26 +39,29 @@ def _in_dtype_of(x: Tensor, parameter: Optional[Tensor]) -> Optional[Tensor]:
     return None if parameter is None else parameter.to(x.dtype)
 
 
-def _half_on_cpu_in_float(operator: Any) -> Any:
-    """fp16 on a CPU: compute the operator in fp32 and round its result once."""
+def _precise(operator: Any) -> Any:
+    """Runs a reference in its arguments' dtype whatever autocast says; what a CPU lacks in fp32, rounded once."""
 
     def to_float(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.dtype == torch.float16:
+        if isinstance(value, Tensor) and value.dtype in _IN_FLOAT_ON_CPU:
             return value.float()
         return [to_float(item) for item in value] if isinstance(value, (list, tuple)) else value
 
     @functools.wraps(operator)
     def wrapped(first: Any, *args: Any, **kwargs: Any) -> Tensor:
         x = first if isinstance(first, Tensor) else first[0]
-        if x.dtype != torch.float16 or x.device.type != "cpu":
+        if autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
+                return wrapped(first, *args, **kwargs)
+        if x.dtype not in _IN_FLOAT_ON_CPU or x.device.type != "cpu":
             return operator(first, *args, **kwargs)
         y = operator(to_float(first), *map(to_float, args), **{k: to_float(v) for k, v in kwargs.items()})
-        return y.to(torch.float16) if y.is_floating_point() else y
+        return y.to(x.dtype) if y.is_floating_point() else y
 
     return wrapped
 
 
-@_half_on_cpu_in_float
+@_precise
 def upsample_add_conv3x3(
     x: Tensor,
     skip: Tensor,
@@ -69,7 +76,7 @@ def upsample_add_conv3x3(
     return F.conv2d(affine_relu(blended, scale, shift), weight, _in_dtype_of(x, bias), padding=1)
 
 
-@_half_on_cpu_in_float
+@_precise
 def conv3x3(
     x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, *, residual: Optional[Tensor] = None, relu: bool = False
 ) -> Tensor:
@@ -79,7 +86,7 @@ def conv3x3(
     return torch.relu(y) if relu else y
 
 
-@_half_on_cpu_in_float
+@_precise
 def lateral_add(
     tap: Tensor,
     weight: Tensor,
@@ -101,7 +108,7 @@ def _row(parameters: Optional[Tensor], i: int) -> Optional[Tensor]:
     return None if parameters is None else parameters[i]
 
 
-@_half_on_cpu_in_float
+@_precise
 def spatial_pyramid_pool(
     x: Tensor,
     level_weight: Tensor,
@@ -124,7 +131,7 @@ def spatial_pyramid_pool(
     return F.conv2d(fused, fuse_weight[:, :, None, None], _in_dtype_of(x, fuse_bias))
 
 
-@_half_on_cpu_in_float
+@_precise
 def multiscale_mean(
     logits: List[Tensor], size: Sequence[int], *, order: str = "softmax_then_resize", reduce: str = "mean"
 ) -> Tensor:
