@@ -1,0 +1,14 @@
+"""SwiftNet's networks, their table of names, and their checkpoints."""
+from .build import MODELS, build_model
+from .checkpoint import default_weights, load_checkpoint, load_imagenet_encoder, save_checkpoint
+from .single_scale import SwiftNet
+
+__all__ = [
+    "MODELS",
+    "SwiftNet",
+    "build_model",
+    "default_weights",
+    "load_checkpoint",
+    "load_imagenet_encoder",
+    "save_checkpoint",
+]
