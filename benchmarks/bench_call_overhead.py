@@ -3,6 +3,7 @@
 An empty batch goes through all of it and launches nothing. The emulated module stands for the CUDA one: they are the
 same bindings.
 """
+
 import torch
 
 import swiftnet_ext as sx

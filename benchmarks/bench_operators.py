@@ -4,6 +4,7 @@
 
 The device is synchronised inside the timed call, and each row checks its result against plain PyTorch.
 """
+
 import pytest
 import torch
 
@@ -21,7 +22,9 @@ def blend(draw):
 
 def pyramid(draw):
     x, level_weight, fuse_weight = draw(1, CHANNELS, 16, 32), draw(3, 42, CHANNELS) / 11, draw(CHANNELS, 254) / 16
-    affine = dict(level_scale=draw(3, CHANNELS), level_shift=draw(3, CHANNELS), fuse_scale=draw(254), fuse_shift=draw(254))
+    affine = dict(
+        level_scale=draw(3, CHANNELS), level_shift=draw(3, CHANNELS), fuse_scale=draw(254), fuse_shift=draw(254)
+    )
     return lambda: ops.spatial_pyramid_pool(x, level_weight, fuse_weight, grids=[(8, 16), (4, 8), (2, 4)], **affine)
 
 

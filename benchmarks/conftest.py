@@ -1,4 +1,5 @@
 """Rows are backends: plain PyTorch always, the CUDA kernels where a GPU is at hand."""
+
 import os
 
 import pytest

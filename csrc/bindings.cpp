@@ -141,16 +141,15 @@ std::vector<std::pair<int, int>> grid_pairs(const std::vector<int>& sizes) {
 swiftnet::Stream stream_of(uintptr_t address) { return reinterpret_cast<swiftnet::Stream>(address); }
 
 void define_operators(py::module_& m) {
-  m.def("upsample_add_conv3x3",
-        [](const TensorView& x, const TensorView& skip, const TensorView& weight, const TensorView& bias,
-           const TensorView& scale, const TensorView& shift, const std::string& mode, const TensorView& out,
-           uintptr_t stream) {
-          const swiftnet::Resize resize = resize_mode(mode);
-          const py::gil_scoped_release unlocked;
-          swiftnet::upsample_add_conv3x3(x, skip, weight, bias, scale, shift, resize, out, stream_of(stream));
-        });
-  m.def("conv3x3", [](const TensorView& x, const TensorView& weight, const TensorView& bias,
-                      const TensorView& residual, bool relu, const TensorView& out, uintptr_t stream) {
+  m.def("upsample_add_conv3x3", [](const TensorView& x, const TensorView& skip, const TensorView& weight,
+                                   const TensorView& bias, const TensorView& scale, const TensorView& shift,
+                                   const std::string& mode, const TensorView& out, uintptr_t stream) {
+    const swiftnet::Resize resize = resize_mode(mode);
+    const py::gil_scoped_release unlocked;
+    swiftnet::upsample_add_conv3x3(x, skip, weight, bias, scale, shift, resize, out, stream_of(stream));
+  });
+  m.def("conv3x3", [](const TensorView& x, const TensorView& weight, const TensorView& bias, const TensorView& residual,
+                      bool relu, const TensorView& out, uintptr_t stream) {
     const py::gil_scoped_release unlocked;
     swiftnet::conv3x3(x, weight, bias, residual, relu, out, stream_of(stream));
   });

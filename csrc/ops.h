@@ -18,9 +18,9 @@ enum class Order { kSoftmaxThenResize, kResizeThenSoftmax };
 
 using Stream = void*;  // a cudaStream_t; ignored by the emulation
 
-void upsample_add_conv3x3(const TensorView& x, const TensorView& skip, const TensorView& weight,
-                          const TensorView& bias, const TensorView& scale, const TensorView& shift, Resize mode,
-                          const TensorView& out, Stream stream);
+void upsample_add_conv3x3(const TensorView& x, const TensorView& skip, const TensorView& weight, const TensorView& bias,
+                          const TensorView& scale, const TensorView& shift, Resize mode, const TensorView& out,
+                          Stream stream);
 
 void conv3x3(const TensorView& x, const TensorView& weight, const TensorView& bias, const TensorView& residual,
              bool relu, const TensorView& out, Stream stream);

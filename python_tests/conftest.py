@@ -1,4 +1,5 @@
 """Backends as a parameter. A backend that a run names must work: its absence fails the run instead of skipping it."""
+
 import os
 import sys
 

@@ -4,6 +4,7 @@
 `_C_emulated` runs the same kernel source on a CPU; it is a development build, looked for in the folder that
 SWIFTNET_EXT_EMULATION names and never part of a wheel. Loading either touches no GPU.
 """
+
 import glob
 import importlib
 import importlib.util
@@ -20,13 +21,18 @@ def _load_native() -> Tuple[Any, str]:
     try:
         return importlib.import_module("swiftnet_ext._C"), ""
     except ImportError as error:
-        return None, "the compiled module swiftnet_ext._C could not be imported ({}); reinstall swiftnet_ext".format(error)
+        return None, "the compiled module swiftnet_ext._C could not be imported ({}); reinstall swiftnet_ext".format(
+            error
+        )
 
 
 def _load_emulated() -> Tuple[Any, str]:
     folder = os.environ.get("SWIFTNET_EXT_EMULATION", "")
     if not folder:
-        return None, "no emulated build: make it with `cmake --preset emulation` and name its folder in SWIFTNET_EXT_EMULATION"
+        return (
+            None,
+            "no emulated build: make it with `cmake --preset emulation` and name its folder in SWIFTNET_EXT_EMULATION",
+        )
     suffixes = importlib.machinery.EXTENSION_SUFFIXES
     found = [p for p in sorted(glob.glob(os.path.join(folder, "_C_emulated*"))) if p.endswith(tuple(suffixes))]
     if not found:

@@ -1,4 +1,5 @@
 """What would run here, and why: `python -m swiftnet_ext.info [--json]`."""
+
 import argparse
 import json
 import platform

@@ -5,6 +5,7 @@ replaced module is the same object with the same parameters, hooks and attribute
 class. In eval mode the operators run; in train mode, with hooks on inner children, or where a call does not fit, the
 module's own forward runs.
 """
+
 import functools
 from typing import Any, Callable, List, Optional, Sequence, Tuple
 
@@ -24,7 +25,7 @@ class _Replaced:
     original = nn.Module  # type: type
     operators = ""
 
-    def __reduce_ex__(self, protocol: int) -> Any:
+    def __reduce_ex__(self, protocol: Any) -> Any:
         reduced = super().__reduce_ex__(max(protocol, 2))  # type: Any
         return (_rebuild, (self.original, _front_of(type(self)))) + tuple(reduced[2:])
 
@@ -63,11 +64,11 @@ class _Pyramid(_Replaced):
 
 
 @functools.lru_cache(maxsize=None)
-def _class_of(original: type, front: type) -> type:
+def _class_of(original: Any, front: Any) -> Any:
     return type(original.__name__, (front, original), {"original": original, "__module__": __name__})
 
 
-def _front_of(replaced: type) -> type:
+def _front_of(replaced: Any) -> Any:
     return replaced.__mro__[1]
 
 
@@ -121,7 +122,11 @@ def _resizing(method: Any) -> Tuple[str, Optional[Tuple[int, ...]], str]:
                 return mode, fixed, ""
     except Exception as error:  # the method is the user's: whatever it raises on a tiny map is the reason
         return "", None, "upsampling_method could not be tried: {}: {}".format(type(error).__name__, error)
-    return "", None, "upsampling_method is neither bilinear (align_corners=False) nor nearest, to the asked or a constant size"
+    return (
+        "",
+        None,
+        "upsampling_method is neither bilinear (align_corners=False) nor nearest, to the asked or a constant size",
+    )
 
 
 def _blend_plan(module: Any) -> Tuple[Any, str]:
@@ -148,7 +153,11 @@ def _pyramid_plan(module: Any) -> Tuple[Any, str]:
         if not hasattr(module, attribute):
             return None, "it has no attribute {}".format(attribute)
     levels = units[1:-1]
-    if not levels or len({unit.conv.weight.shape for unit in levels}) != 1 or len({"norm" in u._modules for u in levels}) != 1:
+    if (
+        not levels
+        or len({unit.conv.weight.shape for unit in levels}) != 1
+        or len({"norm" in u._modules for u in levels}) != 1
+    ):
         return None, "its levels differ in shape"
     if any(unit.conv.bias is not None for unit in levels):
         return None, "its levels have biases"
@@ -209,7 +218,12 @@ class ReplaceReport:
             return "no module of SwiftNet's was found"
         rows = [("module", "class", "replaced", "by, or why not")]
         rows += [
-            (e.path or "(the model)", e.class_name, "yes" if e.replaced else "no", e.operators if e.replaced else e.reason)
+            (
+                e.path or "(the model)",
+                e.class_name,
+                "yes" if e.replaced else "no",
+                e.operators if e.replaced else e.reason,
+            )
             for e in self.entries
         ]
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
@@ -258,10 +272,13 @@ def replace_modules(
             changes.append((module, front, plan))
     report = ReplaceReport(entries)
     if require_all and (report.refused or not report.replaced):
-        raise ValueError("replace_modules: require_all: not all could be replaced, nothing was changed\n{}".format(report))
+        raise ValueError(
+            "replace_modules: require_all: not all could be replaced, nothing was changed\n{}".format(report)
+        )
     for module, front, plan in changes:
         setattr(module, _PLAN, plan)
-        module.__class__ = _class_of(type(module), front)
+        original = type(module)  # type: Any
+        module.__class__ = _class_of(original, front)
     return report
 
 

@@ -1,8 +1,8 @@
 // CUDA C++ on a CPU: what device code needs, so that g++ compiles the kernels' own source and a CPU runs it.
 //
 // A CUDA thread is a fiber; a barrier or a shuffle switches to the block's next fiber. Blocks run one after another and
-// one launch runs at a time, so shared memory is static memory. Barriers that not all threads of a block reach, shuffles
-// whose mask names lanes that don't take part, and deadlocks are errors: launch() throws std::runtime_error.
+// one launch runs at a time, so shared memory is static memory. Barriers that not all threads of a block reach,
+// shuffles whose mask names lanes that don't take part, and deadlocks are errors: launch() throws std::runtime_error.
 // x86-64 and GCC. It says nothing about speed or about the compiled GPU code.
 #pragma once
 #include <algorithm>

@@ -55,9 +55,9 @@ struct Fiber {
   Thread view;
   void* stack_pointer;
   State state;
-  int line;           // of the barrier or shuffle it waits at
-  unsigned mask;      // of that shuffle
-  uint64_t value;     // what it offers to that shuffle
+  int line;        // of the barrier or shuffle it waits at
+  unsigned mask;   // of that shuffle
+  uint64_t value;  // what it offers to that shuffle
 };
 
 class Scheduler {

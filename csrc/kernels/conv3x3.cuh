@@ -19,7 +19,7 @@ namespace swiftnet {
 
 struct Conv3x3Traits {
   static constexpr int kRows = 8, kColumns = 32, kThreads = kRows * kColumns;  // a tile of pixels, one thread each
-  static constexpr int kOutputs = 16, kInputs = 8;                            // channels of a block, of a slice
+  static constexpr int kOutputs = 16, kInputs = 8;                             // channels of a block, of a slice
   static constexpr int kHaloRows = kRows + 2, kHaloColumns = kColumns + 2;
   static_assert(kColumns == 32, "a warp stores one row of the tile");
   static_assert((kInputs * kHaloRows * kHaloColumns + kInputs * 9 * kOutputs) * sizeof(float) <= 48 * 1024,
@@ -48,8 +48,9 @@ struct Conv3x3Epilogue {
 
 // Source: `float operator()(n, c, h, w)` inside the image. kChannelsInner: threads go along channels when they load.
 template <class T, class Source, bool kChannelsInner>
-__global__ void __launch_bounds__(Conv3x3Traits::kThreads)
-    conv3x3_kernel(Source source, Map<const T> weight, Conv3x3Epilogue<T> epilogue, Map<T> out, Tiling tiling) {
+__global__ void __launch_bounds__(Conv3x3Traits::kThreads) conv3x3_kernel(Source source, Map<const T> weight,
+                                                                          Conv3x3Epilogue<T> epilogue, Map<T> out,
+                                                                          Tiling tiling) {
   using Traits = Conv3x3Traits;
   __shared__ float inputs[Traits::kInputs][Traits::kHaloRows][Traits::kHaloColumns];
   __shared__ float weights[Traits::kInputs][9][Traits::kOutputs];
@@ -103,8 +104,8 @@ template <class T, class Source>
 void launch_conv3x3(const Source& source, bool channels_inner, const TensorView& weight,
                     const Conv3x3Epilogue<T>& epilogue, const TensorView& out, void* stream) {
   using Traits = Conv3x3Traits;
-  const Tiling tiles = tiling(out.shape[0], out.shape[1], out.shape[2], out.shape[3], Traits::kOutputs, Traits::kRows,
-                              Traits::kColumns);
+  const Tiling tiles =
+      tiling(out.shape[0], out.shape[1], out.shape[2], out.shape[3], Traits::kOutputs, Traits::kRows, Traits::kColumns);
   if (tiles.blocks == 0) return;
   const dim3 grid(static_cast<unsigned>(tiles.blocks)), block(Traits::kThreads);
   const Map<const T> w = map_of<const T>(weight);

@@ -8,8 +8,12 @@ namespace {
 
 // Labels [N, H, W] as a map of one channel.
 TensorView with_channel(TensorView labels) {
-  return {labels.data,  labels.dtype, 4, {labels.shape[0], 1, labels.shape[1], labels.shape[2]},
-          {labels.strides[0], 0, labels.strides[1], labels.strides[2]}, labels.device};
+  return {labels.data,
+          labels.dtype,
+          4,
+          {labels.shape[0], 1, labels.shape[1], labels.shape[2]},
+          {labels.strides[0], 0, labels.strides[1], labels.strides[2]},
+          labels.device};
 }
 
 template <class T>

@@ -7,7 +7,8 @@
 //                         p_c = exp(bilinear(logit_c) - z) class by class
 //   resize_only           p_c = bilinear(logit_c): one map's labels need no softmax
 //
-// Labels are written as they are found: the largest sum over maps wins, ties go to the lower class, and a NaN gives 255.
+// Labels are written as they are found: the largest sum over maps wins, ties go to the lower class, and a NaN gives
+// 255.
 #pragma once
 #include "common/resize.cuh"
 #include "common/tiles.cuh"
@@ -59,8 +60,8 @@ __global__ void __launch_bounds__(256) normaliser_kernel(Map<const T> logits, fl
 
 // Out: Map<T> for the mean, Map<uint8_t> with one channel for the labels.
 template <class T, MeanOf kOf, class Out>
-__global__ void __launch_bounds__(MeanTraits::kThreads)
-    multiscale_mean_kernel(LogitMaps<T> logits, Map<Out> out, int classes, Tiling tiling) {
+__global__ void __launch_bounds__(MeanTraits::kThreads) multiscale_mean_kernel(LogitMaps<T> logits, Map<Out> out,
+                                                                               int classes, Tiling tiling) {
   constexpr bool kLabels = std::is_same<Out, uint8_t>::value;
   __shared__ float normalisers[kOf == MeanOf::kResizeThenSoftmax ? MeanTraits::kMaxMaps : 1][MeanTraits::kThreads];
 

@@ -5,8 +5,8 @@
 //   fuse   out = fuse_bias + Σ_c fuse_weight[k,c] · relu(affine(source_c)),
 //          source_c = x[c] for c < C, else channel (c - C) % D of level (c - C) / D resized to x's size
 //
-// The cells of all levels are numbered one after the other, row by row. A cell's window is PyTorch's: along H, cell i of
-// a grid of g rows covers [floor(i·H/g), ceil((i+1)·H/g)), so windows overlap where g does not divide H.
+// The cells of all levels are numbered one after the other, row by row. A cell's window is PyTorch's: along H, cell i
+// of a grid of g rows covers [floor(i·H/g), ceil((i+1)·H/g)), so windows overlap where g does not divide H.
 #pragma once
 #include "common/conv1x1.cuh"
 #include "common/resize.cuh"
@@ -115,9 +115,11 @@ struct LevelTraits {
 
 // One warp makes one output: its lanes go along the input channels and add up by shuffles.
 template <class T>
-__global__ void __launch_bounds__(LevelTraits::kThreads)
-    level_kernel(const float* cells, PyramidGrids grids, int channels, int outputs, AffineRelu affine_relu,
-                 const T* weight, int64_t stride_l, int64_t stride_d, int64_t stride_c, float* levels, int64_t count) {
+__global__ void __launch_bounds__(LevelTraits::kThreads) level_kernel(const float* cells, PyramidGrids grids,
+                                                                      int channels, int outputs, AffineRelu affine_relu,
+                                                                      const T* weight, int64_t stride_l,
+                                                                      int64_t stride_d, int64_t stride_c, float* levels,
+                                                                      int64_t count) {
   const int lane = threadIdx.x % 32;
   const int64_t item = static_cast<int64_t>(blockIdx.x) * LevelTraits::kWarps + threadIdx.x / 32;
   if (item >= count) return;  // whole warps, so the shuffles below have all lanes

@@ -5,9 +5,9 @@
 
 namespace swiftnet {
 
-void upsample_add_conv3x3(const TensorView& x, const TensorView& skip, const TensorView& weight,
-                          const TensorView& bias, const TensorView& scale, const TensorView& shift, Resize mode,
-                          const TensorView& out, Stream stream) {
+void upsample_add_conv3x3(const TensorView& x, const TensorView& skip, const TensorView& weight, const TensorView& bias,
+                          const TensorView& scale, const TensorView& shift, Resize mode, const TensorView& out,
+                          Stream stream) {
   check(x.ndim == 4 && x.shape[2] > 0 && x.shape[3] > 0, "x: expected [N, C, h, w] with at least one pixel");
   check(skip.ndim == 4, "skip: expected [N, C, H, W]");
   check(weight.ndim == 4, "weight: expected [K, C, 3, 3]");

@@ -1,4 +1,5 @@
 """SwiftNet's networks, their table of names, and their checkpoints."""
+
 from .build import MODELS, build_model
 from .checkpoint import default_weights, load_checkpoint, load_imagenet_encoder, save_checkpoint
 from .single_scale import SwiftNet

@@ -1,4 +1,5 @@
 """The table of networks."""
+
 from typing import Any, Callable, Dict
 
 from .mobilenet_v2 import MobileNetV2

@@ -1,4 +1,5 @@
 """Weights in and out: safetensors only, never pickle."""
+
 import os
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -17,7 +18,9 @@ class CheckpointError(ValueError):
 
 def default_weights() -> str:
     """The path of the weights that come with the package: MobileNetV2, CamVid's 11 classes."""
-    return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "weights", "camvid_mnv2.safetensors")
+    return os.path.join(
+        os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "weights", "camvid_mnv2.safetensors"
+    )
 
 
 def _safetensors() -> Any:
@@ -25,7 +28,9 @@ def _safetensors() -> Any:
         import safetensors
         import safetensors.torch
     except ImportError:
-        raise ImportError('reading and writing weights needs safetensors: pip install "swiftnet_ext[cli]" (Python 3.9 or later)')
+        raise ImportError(
+            'reading and writing weights needs safetensors: pip install "swiftnet_ext[cli]" (Python 3.9 or later)'
+        )
     return safetensors
 
 
@@ -39,7 +44,9 @@ def _read(path: str) -> Tuple[Dict[str, Tensor], Dict[str, str]]:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(
-            "{}: not a complete safetensors file ({}); PyTorch's pickled files are not loaded in this version".format(path, error)
+            "{}: not a complete safetensors file ({}); PyTorch's pickled files are not loaded in this version".format(
+                path, error
+            )
         )
 
 
@@ -73,7 +80,9 @@ def _detect(tensors: Dict[str, Tensor], metadata: Dict[str, str], path: str) -> 
     if weight is None or weight.dim() != 4 or (name == "swiftnet_rn18" and "backbone.conv1.weight" not in tensors):
         first = ", ".join(sorted(tensors)[:3]) or "nothing"
         raise CheckpointError(
-            "{}: not a SwiftNet checkpoint: it holds {} …; ImageNet encoders go to load_imagenet_encoder".format(path, first)
+            "{}: not a SwiftNet checkpoint: it holds {} …; ImageNet encoders go to load_imagenet_encoder".format(
+                path, first
+            )
         )
     stated = metadata.get("model", name)
     if stated not in MODELS:

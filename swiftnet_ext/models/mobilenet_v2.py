@@ -1,4 +1,5 @@
 """The MobileNetV2 encoder: torchvision's `features` up to 17; taps after features 3, 6, 13 and 17."""
+
 from typing import List
 
 from torch import Tensor, nn

@@ -1,4 +1,5 @@
 """The ResNet encoder: taps are the last block's residual sum before its ReLU, at strides 4, 8, 16 and 32."""
+
 from typing import List, Sequence, Tuple
 
 import torch
@@ -45,15 +46,17 @@ class ResNet(nn.Module):
         in_channels = 64
         for i, (count, channels) in enumerate(zip(blocks, self.tap_channels)):
             stride = 1 if i == 0 else 2
-            stage = [BasicBlock(in_channels if j == 0 else channels, channels, stride if j == 0 else 1) for j in range(count)]
-            self.add_module("layer{}".format(i + 1), nn.Sequential(*stage))
+            blocks_of_stage = [
+                BasicBlock(in_channels if j == 0 else channels, channels, stride if j == 0 else 1) for j in range(count)
+            ]
+            self.add_module("layer{}".format(i + 1), nn.Sequential(*blocks_of_stage))
             in_channels = channels
 
     def taps(self, x: Tensor) -> List[Tensor]:
         x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
         taps = []
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            for block in stage:
+        for i in range(len(self.tap_channels)):
+            for block in getattr(self, "layer{}".format(i + 1)):
                 x, total = block(x)
             taps.append(total)
         return taps

@@ -1,4 +1,5 @@
 """Single-scale SwiftNet: encoder, spatial pyramid pooling, three upsampling steps, logits."""
+
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,9 @@ HEADS = ("1x1", "3x3")
 def _decoded(backbone: Any, images: Tensor) -> Tensor:
     """The decoder's last map [N, channels, H/4, W/4] of images [N, 3, H, W]."""
     mean, std = backbone.img_mean, backbone.img_std
-    normalised = (images.float() - mean.float()) / std.float() if images.dtype != torch.float64 else (images - mean) / std
+    normalised = (
+        (images.float() - mean.float()) / std.float() if images.dtype != torch.float64 else (images - mean) / std
+    )
     taps = backbone.taps(normalised.to(mean.dtype))
     x = backbone.spp(taps[3])
     for upsample, tap in zip(backbone.upsample, reversed(taps[:3])):
@@ -36,8 +39,17 @@ class Logits(BNReLUConv):
 
     def forward(self, images: Tensor, backbone: Any = None) -> Tensor:
         """Images [N, 3, H, W], float RGB 0..255, to logits [N, classes, H/4, W/4]."""
-        if not isinstance(images, Tensor) or images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            got = "{} {}".format(images.dtype, list(images.shape)) if isinstance(images, Tensor) else type(images).__name__
+        if (
+            not isinstance(images, Tensor)
+            or images.dim() != 4
+            or images.shape[1] != 3
+            or not images.is_floating_point()
+        ):
+            got = (
+                "{} {}".format(images.dtype, list(images.shape))
+                if isinstance(images, Tensor)
+                else type(images).__name__
+            )
             raise ValueError(
                 "images: expected a floating-point tensor [N, 3, H, W] of RGB 0..255, got {}; "
                 "a uint8 image [H, W, 3] goes to segment()".format(got)
@@ -72,7 +84,9 @@ class SwiftNet(nn.Module):
     ) -> None:
         super().__init__()
         if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
-            raise ValueError("num_classes: expected a positive integer, got {!r}; pass the classes' count".format(num_classes))
+            raise ValueError(
+                "num_classes: expected a positive integer, got {!r}; pass the classes' count".format(num_classes)
+            )
         checks.choice("build_model", "head", head, HEADS)
         checks.choice("build_model", "mode", mode, checks.MODES)
         self.name, self.num_classes, self.head, self.mode = name, num_classes, head, mode
@@ -104,14 +118,19 @@ class SwiftNet(nn.Module):
         given = torch.from_numpy(np.ascontiguousarray(image)) if isinstance(image, np.ndarray) else image
         if not isinstance(given, Tensor) or given.dtype != torch.uint8 or given.dim() != 3 or given.shape[2] != 3:
             got = "{} {}".format(given.dtype, list(given.shape)) if isinstance(given, Tensor) else type(image).__name__
-            raise ValueError("image: expected uint8 RGB [H, W, 3] (NumPy or torch), got {}; convert it first".format(got))
+            raise ValueError(
+                "image: expected uint8 RGB [H, W, 3] (NumPy or torch), got {}; convert it first".format(got)
+            )
         if self.training:
-            raise RuntimeError("segment: the model is in train mode, where batch statistics change it; call model.eval()")
+            raise RuntimeError(
+                "segment: the model is in train mode, where batch statistics change it; call model.eval()"
+            )
         mean = self.backbone.img_mean
         with torch.no_grad():
             images = given.to(mean.device).permute(2, 0, 1)[None].float()
             logits = self.logits(images, self.backbone)
-            labels = ops.multiscale_mean([logits], images.shape[2:], order="resize_then_softmax", reduce="argmax")[0]
+            size = given.shape[0], given.shape[1]
+            labels = ops.multiscale_mean([logits], size, order="resize_then_softmax", reduce="argmax")[0]
         return labels.cpu().numpy() if isinstance(image, np.ndarray) else labels.to(given.device)
 
     def __repr__(self) -> str:

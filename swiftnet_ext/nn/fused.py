@@ -2,6 +2,7 @@
 
 A unit is a module with children `norm` (batch norm, may be absent), `relu` and `conv`, in the published code's names.
 """
+
 from typing import Any, List, Optional, Sequence, Tuple
 
 import torch
@@ -52,6 +53,12 @@ def unit_1x1(unit: Any, x: Tensor) -> Tensor:
     scale, shift = affine_of(norm_of(unit))
     conv = unit.conv
     return ops.lateral_add(x, conv.weight, None, conv.bias, scale=scale, shift=shift, relu=False)
+
+
+def unit_3x3(unit: Any, x: Tensor) -> Tensor:
+    """batch norm and ReLU in plain PyTorch, then the 3×3 convolution."""
+    norm = norm_of(unit)
+    return ops.conv3x3(unit.relu(x if norm is None else norm(x)), unit.conv.weight, unit.conv.bias)
 
 
 def blend(unit: Any, x: Tensor, skip: Tensor, mode: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 Children carry the published code's names, so state-dict keys are interchangeable.
 """
+
 from typing import Any, Optional, Sequence
 
 import torch
@@ -31,6 +32,7 @@ class BNReLUConv(nn.Sequential):
         if kernel_size not in (1, 3):
             raise ValueError("BNReLUConv: kernel_size: expected 1 or 3, got {!r}; choose one".format(kernel_size))
         super().__init__()
+        self.kernel_size = kernel_size
         if norm:
             self.add_module("norm", nn.BatchNorm2d(in_channels))
         self.add_module("relu", nn.ReLU())
@@ -39,10 +41,7 @@ class BNReLUConv(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         if not fused.can_fuse([self]):
             return super().forward(x)
-        if self.conv.kernel_size == (1, 1):
-            return fused.unit_1x1(self, x)
-        norm = fused.norm_of(self)
-        return ops.conv3x3(self.relu(x if norm is None else norm(x)), self.conv.weight, self.conv.bias)
+        return fused.unit_1x1(self, x) if self.kernel_size == 1 else fused.unit_3x3(self, x)
 
 
 class UpsampleBlend(nn.Module):
@@ -148,7 +147,9 @@ class MultiScale(nn.Module):
     ) -> None:
         super().__init__()
         if not callable(getattr(model, "logits", None)):
-            raise TypeError("MultiScale: model: expected one with a method logits(images); use swiftnet_ext.build_model")
+            raise TypeError(
+                "MultiScale: model: expected one with a method logits(images); use swiftnet_ext.build_model"
+            )
         if not factors or min(factors) <= 0:
             raise ValueError("MultiScale: factors: expected positive numbers, got {!r}".format(factors))
         self.model, self.factors, self.order = model, tuple(factors), order

@@ -1,4 +1,5 @@
 """The fused operators. Each runs a kernel where one can run, and its plain-PyTorch reference elsewhere."""
+
 from .backend import BackendError, current_backend, use_backend
 from .conv3x3 import conv3x3
 from .lateral_add import lateral_add

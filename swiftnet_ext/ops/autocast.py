@@ -1,5 +1,6 @@
 """torch.autocast for the operators: maps and weights are cast as PyTorch casts a convolution's."""
-from typing import Any, List
+
+from typing import Any, Callable, List
 
 import torch
 from torch import Tensor
@@ -15,10 +16,9 @@ def _dtype_below_2_4(device_type: str) -> torch.dtype:
     return torch.get_autocast_gpu_dtype() if device_type == "cuda" else torch.get_autocast_cpu_dtype()
 
 
-if hasattr(torch, "get_autocast_dtype"):
-    autocast_enabled, _dtype = torch.is_autocast_enabled, torch.get_autocast_dtype
-else:
-    autocast_enabled, _dtype = _enabled_below_2_4, _dtype_below_2_4
+_new = hasattr(torch, "get_autocast_dtype")
+autocast_enabled = torch.is_autocast_enabled if _new else _enabled_below_2_4  # type: Callable[[str], bool]
+_dtype = torch.get_autocast_dtype if _new else _dtype_below_2_4  # type: Callable[[str], torch.dtype]
 
 
 def cast_for_autocast(*tensors: Any) -> List[Any]:

@@ -1,4 +1,5 @@
 """Which implementation runs: the choice of a backend, its reasons, and the one warning where a kernel can't run."""
+
 import os
 import warnings
 from typing import Any, Optional, Set, Tuple

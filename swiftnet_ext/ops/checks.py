@@ -2,6 +2,7 @@
 
 Every message says: operator, argument, what was expected, what came, and the cure. It is the same on every backend.
 """
+
 from typing import Any, Optional, Sequence, Tuple
 
 import torch
@@ -54,7 +55,14 @@ def _like(op: str, argument: str, value: Tensor, like: Tensor) -> None:
         expected = "dtype {} as the first argument".format(str(like.dtype).replace("torch.", ""))
         _fail(TypeError, op, argument, expected, value, "convert one of them with .to(dtype)")
     if value.device != like.device:
-        _fail(ValueError, op, argument, "device {} as the first argument".format(like.device), value, "move it with .to(device)")
+        _fail(
+            ValueError,
+            op,
+            argument,
+            "device {} as the first argument".format(like.device),
+            value,
+            "move it with .to(device)",
+        )
 
 
 def weight(op: str, argument: str, value: Any, shape: Tuple[Any, ...], like: Tensor) -> None:
@@ -76,7 +84,14 @@ def vector(op: str, argument: str, value: Any, shape: Tuple[int, ...], like: Ten
         expected = "float32 or {}".format(str(like.dtype).replace("torch.", ""))
         _fail(TypeError, op, argument, expected, value, "convert it with .float()")
     if value.device != like.device:
-        _fail(ValueError, op, argument, "device {} as the first argument".format(like.device), value, "move it with .to(device)")
+        _fail(
+            ValueError,
+            op,
+            argument,
+            "device {} as the first argument".format(like.device),
+            value,
+            "move it with .to(device)",
+        )
 
 
 def _shape_text(shape: Tuple[Any, ...]) -> str:
@@ -89,7 +104,14 @@ def _shape(op: str, argument: str, value: Tensor, shape: Tuple[Any, ...]) -> Non
         for got, want in zip(value.shape, shape):
             fits = fits and (got >= 1 if isinstance(want, str) else got == want)
     if not fits:
-        _fail(ValueError, op, argument, "shape " + _shape_text(shape), value, "its channels must fit the maps it is applied to")
+        _fail(
+            ValueError,
+            op,
+            argument,
+            "shape " + _shape_text(shape),
+            value,
+            "its channels must fit the maps it is applied to",
+        )
 
 
 def same_shape(op: str, argument: str, value: Tensor, shape: Sequence[Any], names: str) -> None:
@@ -124,7 +146,9 @@ def flag(op: str, argument: str, value: Any) -> None:
 
 def logit_maps(op: str, value: Any) -> None:
     if not isinstance(value, (tuple, list)) or len(value) == 0:
-        _fail(TypeError, op, "logits", "a list of at least one tensor [N, classes, h, w]", value, "wrap one map in a list")
+        _fail(
+            TypeError, op, "logits", "a list of at least one tensor [N, classes, h, w]", value, "wrap one map in a list"
+        )
     for i, m in enumerate(value):
         argument = "logits[{}]".format(i)
         feature_map(op, argument, m, value[0] if i else None)
@@ -135,4 +159,11 @@ def logit_maps(op: str, value: Any) -> None:
 def label_count(op: str, classes: int) -> None:
     if classes > MAX_LABELS:
         got = "{} classes".format(classes)
-        _fail(ValueError, op, "logits", "at most 255 classes for uint8 labels", got, 'ask for reduce="mean" and take argmax')
+        _fail(
+            ValueError,
+            op,
+            "logits",
+            "at most 255 classes for uint8 labels",
+            got,
+            'ask for reduce="mean" and take argmax',
+        )

@@ -1,4 +1,5 @@
 """The stride-1 3×3 convolution that the block and the encoder are made of."""
+
 from typing import Any, Optional
 
 from torch import Tensor

@@ -1,4 +1,5 @@
 """The lateral connection: affine, ReLU and 1×1 convolution of a tap, plus the resized coarser map."""
+
 from typing import Any, Optional
 
 from torch import Tensor
@@ -21,7 +22,7 @@ def lateral_add(
     scale: Optional[Tensor] = None,
     shift: Optional[Tensor] = None,
     relu: bool = True,
-    mode: str = "bilinear"
+    mode: str = "bilinear",
 ) -> Tensor:
     """[relu](conv1×1(relu(scale·tap + shift)) + bias + up(x)), where up resizes x to tap's size.
 
@@ -72,9 +73,7 @@ def _run(tap: Tensor, weight: Tensor, x: Any, bias: Any, scale: Any, shift: Any,
     return y
 
 
-def _reference(
-    tap: Tensor, weight: Tensor, x: Any, bias: Any, scale: Any, shift: Any, relu: bool, mode: str
-) -> Tensor:
+def _reference(tap: Tensor, weight: Tensor, x: Any, bias: Any, scale: Any, shift: Any, relu: bool, mode: str) -> Tensor:
     return reference.lateral_add(tap, weight, x, bias, scale=scale, shift=shift, relu=relu, mode=mode)
 
 

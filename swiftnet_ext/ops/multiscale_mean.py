@@ -1,4 +1,5 @@
 """The average of several logit maps' probabilities at one size, or its labels."""
+
 from typing import List, Sequence, Tuple
 
 import torch
@@ -75,6 +76,4 @@ def _fake(logits: List[Tensor], size: List[int], order: str, reduce: str) -> Ten
     return empty_like_layout(first, (first.shape[0], first.shape[1], size[0], size[1]))
 
 
-_operator = register(
-    NAME, "(Tensor[] logits, SymInt[] size, str order, str reduce) -> Tensor", _run, _reference, _fake
-)
+_operator = register(NAME, "(Tensor[] logits, SymInt[] size, str order, str reduce) -> Tensor", _run, _reference, _fake)

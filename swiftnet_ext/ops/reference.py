@@ -3,6 +3,7 @@
 It runs where no kernel can, tests compare with it, and autograd differentiates it. Arguments are taken as checked
 (`swiftnet_ext.ops` checks them). fp16 tensors on a CPU are computed in fp32 and rounded once.
 """
+
 import functools
 from typing import Any, List, Optional, Sequence, Tuple
 
@@ -70,7 +71,7 @@ def upsample_add_conv3x3(
     *,
     scale: Optional[Tensor] = None,
     shift: Optional[Tensor] = None,
-    mode: str = "bilinear"
+    mode: str = "bilinear",
 ) -> Tensor:
     blended = resize(x, skip.shape[2:], mode) + skip
     return F.conv2d(affine_relu(blended, scale, shift), weight, _in_dtype_of(x, bias), padding=1)
@@ -96,7 +97,7 @@ def lateral_add(
     scale: Optional[Tensor] = None,
     shift: Optional[Tensor] = None,
     relu: bool = True,
-    mode: str = "bilinear"
+    mode: str = "bilinear",
 ) -> Tensor:
     y = F.conv2d(affine_relu(tap, scale, shift), weight, _in_dtype_of(tap, bias))
     if x is not None:
@@ -120,11 +121,11 @@ def spatial_pyramid_pool(
     level_shift: Optional[Tensor] = None,
     fuse_scale: Optional[Tensor] = None,
     fuse_shift: Optional[Tensor] = None,
-    mode: str = "bilinear"
+    mode: str = "bilinear",
 ) -> Tensor:
     levels = [x]
     for i, grid in enumerate(grids):
-        pooled = F.adaptive_avg_pool2d(x, tuple(grid))
+        pooled = F.adaptive_avg_pool2d(x, (grid[0], grid[1]))
         activated = affine_relu(pooled, _row(level_scale, i), _row(level_shift, i))
         levels.append(resize(F.conv2d(activated, level_weight[i][:, :, None, None]), x.shape[2:], mode))
     fused = affine_relu(torch.cat(levels, 1), fuse_scale, fuse_shift)

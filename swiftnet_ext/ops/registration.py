@@ -7,6 +7,7 @@ tensors. Below 2.0 there is nothing to register with, and the plain function run
 
 The backward pass recomputes the operator through its reference, so nothing but the inputs is kept.
 """
+
 from typing import Any, Callable, List, Sequence, Tuple
 
 import torch

@@ -1,4 +1,5 @@
 """Spatial pyramid pooling: pool to several grids, 1×1 each, resize, concatenate, fuse."""
+
 from typing import Any, List, Optional, Sequence, Tuple
 
 import torch
@@ -26,7 +27,7 @@ def spatial_pyramid_pool(
     level_shift: Optional[Tensor] = None,
     fuse_scale: Optional[Tensor] = None,
     fuse_shift: Optional[Tensor] = None,
-    mode: str = "bilinear"
+    mode: str = "bilinear",
 ) -> Tensor:
     """conv1×1(relu(fuse_scale·cat(x, level_0, …) + fuse_shift)) + fuse_bias with
     level_l = up(level_weight_l · relu(level_scale_l·avgpool(x → grids_l) + level_shift_l)).

@@ -1,4 +1,5 @@
 """The decoder's block: resize, add the lateral, affine, ReLU, 3×3 convolution."""
+
 from typing import Any, Optional
 
 from torch import Tensor
@@ -20,7 +21,7 @@ def upsample_add_conv3x3(
     *,
     scale: Optional[Tensor] = None,
     shift: Optional[Tensor] = None,
-    mode: str = "bilinear"
+    mode: str = "bilinear",
 ) -> Tensor:
     """conv3×3(relu(scale·(up(x) + skip) + shift)) + bias, where up resizes x to skip's size.
 

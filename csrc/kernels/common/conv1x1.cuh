@@ -2,8 +2,8 @@
 //
 //   out[n,k,h,w] = epilogue( Σ_c weight[k,c] · source(n, c, h, w), n, k, h, w )
 //
-// One block of 256 threads makes 2×32 pixels of 64 output channels, a thread 4 pixels of 4 channels. Input channels pass
-// through shared memory in slices of 16:
+// One block of 256 threads makes 2×32 pixels of 64 output channels, a thread 4 pixels of 4 channels. Input channels
+// pass through shared memory in slices of 16:
 //
 //   inputs [16 channels][64 pixels]     weights [16 channels][64 outputs]
 #pragma once
@@ -23,8 +23,9 @@ struct Conv1x1Traits {
 
 // Weight: `float operator()(k, c)`, for k < out.channels and c < channels. Source as for conv3x3_kernel.
 template <class T, class Source, class Weight, class Epilogue, bool kChannelsInner>
-__global__ void __launch_bounds__(Conv1x1Traits::kThreads)
-    conv1x1_kernel(Source source, Weight weight, int channels, Epilogue epilogue, Map<T> out, Tiling tiling) {
+__global__ void __launch_bounds__(Conv1x1Traits::kThreads) conv1x1_kernel(Source source, Weight weight, int channels,
+                                                                          Epilogue epilogue, Map<T> out,
+                                                                          Tiling tiling) {
   using Traits = Conv1x1Traits;
   __shared__ float inputs[Traits::kInputs][Traits::kPixels];
   __shared__ float weights[Traits::kInputs][Traits::kOutputs + 1];  // + 1: written down a column without bank conflicts
@@ -98,8 +99,8 @@ template <class T, class Source, class Weight, class Epilogue>
 void launch_conv1x1(const Source& source, bool channels_inner, const Weight& weight, int64_t channels,
                     const Epilogue& epilogue, const TensorView& out, void* stream) {
   using Traits = Conv1x1Traits;
-  const Tiling tiles = tiling(out.shape[0], out.shape[1], out.shape[2], out.shape[3], Traits::kOutputs, Traits::kRows,
-                              Traits::kColumns);
+  const Tiling tiles =
+      tiling(out.shape[0], out.shape[1], out.shape[2], out.shape[3], Traits::kOutputs, Traits::kRows, Traits::kColumns);
   if (tiles.blocks == 0) return;
   const dim3 grid(static_cast<unsigned>(tiles.blocks)), block(Traits::kThreads);
   const Map<T> y = map_of<T>(out);

@@ -21,10 +21,10 @@ class DeviceGuard {
   }
 };
 
-#define SWIFTNET_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                            \
-  do {                                                                                            \
-    static_cast<void>(stream);                                                                    \
-    ::swiftnet::emulation::launch(grid, block, shared_bytes, [&] { kernel(__VA_ARGS__); });       \
+#define SWIFTNET_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                     \
+  do {                                                                                      \
+    static_cast<void>(stream);                                                              \
+    ::swiftnet::emulation::launch(grid, block, shared_bytes, [&] { kernel(__VA_ARGS__); }); \
   } while (0)
 #define SWIFTNET_DYNAMIC_SHARED(type, name) type* name = static_cast<type*>(::swiftnet::emulation::dynamic_shared())
 
@@ -58,12 +58,12 @@ class DeviceGuard {
 };
 
 // The kernel's name goes in parentheses where it has commas.
-#define SWIFTNET_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                     \
-  do {                                                                                                      \
-    kernel<<<grid, block, shared_bytes, static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__);                   \
-    ::swiftnet::cuda_check(cudaGetLastError(), "launch of " #kernel);                                       \
+#define SWIFTNET_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                    \
+  do {                                                                                     \
+    kernel<<<grid, block, shared_bytes, static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__); \
+    ::swiftnet::cuda_check(cudaGetLastError(), "launch of " #kernel);                      \
   } while (0)
-#define SWIFTNET_DYNAMIC_SHARED(type, name)              \
+#define SWIFTNET_DYNAMIC_SHARED(type, name)                     \
   extern __shared__ __align__(16) unsigned char name##_bytes[]; \
   type* name = reinterpret_cast<type*>(name##_bytes)
 

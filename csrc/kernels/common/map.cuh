@@ -48,9 +48,14 @@ Map<T> map_of(const TensorView& t) {
   const int64_t limit = 2147483647;
   check(t.ndim == 4 && t.shape[0] <= limit && t.shape[1] <= limit && t.shape[2] <= limit && t.shape[3] <= limit,
         "a map has at most 2^31 - 1 elements along each dimension");
-  return {static_cast<T*>(t.data),      static_cast<int>(t.shape[1]), static_cast<int>(t.shape[2]),
-          static_cast<int>(t.shape[3]), t.strides[0],                 t.strides[1],
-          t.strides[2],                 t.strides[3]};
+  return {static_cast<T*>(t.data),
+          static_cast<int>(t.shape[1]),
+          static_cast<int>(t.shape[2]),
+          static_cast<int>(t.shape[3]),
+          t.strides[0],
+          t.strides[1],
+          t.strides[2],
+          t.strides[3]};
 }
 
 template <class T>

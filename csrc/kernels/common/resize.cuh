@@ -27,8 +27,8 @@ __device__ inline int nearest_index(int dst, int in, int out) {
   return min(static_cast<int>(floorf(static_cast<float>(dst) * ratio)), in - 1);
 }
 
-// Interpolates `value(h, w)`, defined on a map of in_h × in_w, at pixel (h, w) of one of out_h × out_w. Zero weights are
-// multiplied out, not skipped, so that Inf and NaN spread as in PyTorch.
+// Interpolates `value(h, w)`, defined on a map of in_h × in_w, at pixel (h, w) of one of out_h × out_w. Zero weights
+// are multiplied out, not skipped, so that Inf and NaN spread as in PyTorch.
 template <Resize kMode, class Value>
 __device__ inline float resize_at(const Value& value, int in_h, int in_w, int h, int w, int out_h, int out_w) {
   if (in_h == out_h && in_w == out_w) return value(h, w);

@@ -14,8 +14,8 @@ struct Tile {
 };
 
 struct Tiling {
-  int rows, columns, channels;                // of one tile
-  int64_t down, across, groups, blocks;       // tiles along H and W, channel groups, and all of them
+  int rows, columns, channels;           // of one tile
+  int64_t down, across, groups, blocks;  // tiles along H and W, channel groups, and all of them
 
   __device__ Tile tile(int64_t block) const {
     const int64_t column = block % across, row = block / across % down, group = block / (across * down) % groups;
@@ -26,8 +26,13 @@ struct Tiling {
 
 inline Tiling tiling(int64_t n, int64_t channels, int64_t height, int64_t width, int tile_channels, int tile_rows,
                      int tile_columns) {
-  Tiling t{tile_rows, tile_columns, tile_channels, ceil_div(height, tile_rows), ceil_div(width, tile_columns),
-           ceil_div(channels, tile_channels), 0};
+  Tiling t{tile_rows,
+           tile_columns,
+           tile_channels,
+           ceil_div(height, tile_rows),
+           ceil_div(width, tile_columns),
+           ceil_div(channels, tile_channels),
+           0};
   t.blocks = n * t.down * t.across * t.groups;
   check(t.blocks <= 2147483647, "the output needs more than 2^31 - 1 blocks; split the batch");
   return t;

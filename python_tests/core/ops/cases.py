@@ -1,4 +1,5 @@
 """What the operator tests share: one list of shapes, and for each operator how to make, call and check it."""
+
 import torch
 
 import swiftnet_ext as sx
@@ -181,7 +182,9 @@ class MultiscaleMean(Case):
 
     def tensors(self, shape, variant, rand):
         n, c, k, small, (height, width) = shape
-        sizes = [small, (height, width), (height // 2 + 1, width // 3 + 1), (2 * height, width + 1), (1, 2)][: 1 + k % 5]
+        sizes = [small, (height, width), (height // 2 + 1, width // 3 + 1), (2 * height, width + 1), (1, 2)][
+            : 1 + k % 5
+        ]
         return {"logits": [4 * rand(n, c, *s) for s in sizes], "size": (height, width)}
 
     def _cast(self, name, value, dtype, device):

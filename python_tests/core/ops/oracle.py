@@ -3,6 +3,7 @@
 Each oracle returns (value, magnitude): magnitude is the same formula over absolute values, the sum that rounding errors
 are relative to.
 """
+
 import numpy as np
 import torch
 

@@ -1,4 +1,5 @@
 """Gradients, registration with PyTorch, compilation and autocast."""
+
 import pytest
 import torch
 
@@ -36,7 +37,7 @@ def test_gradcheck(case, seed):
         t = {k: v.detach().double().requires_grad_() if isinstance(v, torch.Tensor) else v for k, v in t.items()}
         inputs = leaves(t)
 
-        def function(*_):
+        def function(*_, t=t, variant=variant):
             return case.call(t, variant)
 
         assert torch.autograd.gradcheck(function, inputs)

@@ -1,4 +1,5 @@
 """What the operators promise beside their numbers: layouts, frames, empty batches, NaN and Inf, and clear errors."""
+
 import pytest
 import torch
 

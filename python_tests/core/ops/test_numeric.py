@@ -1,4 +1,5 @@
 """Every operator against the float64 oracle, on each backend, dtype, layout and variant, over the one list of shapes."""
+
 import pytest
 import torch
 
@@ -41,7 +42,9 @@ def test_error_is_within_the_derived_bound(case, variant, dtype, memory_format, 
         assert y.stride() == reference.stride(), shape
         first = next(v for v in t.values() if isinstance(v, (torch.Tensor, list)))
         first = first[0] if isinstance(first, list) else first
-        assert y.is_contiguous(memory_format=torch.channels_last if is_channels_last(first) else torch.contiguous_format)
+        assert y.is_contiguous(
+            memory_format=torch.channels_last if is_channels_last(first) else torch.contiguous_format
+        )
 
 
 def test_the_list_of_shapes_is_long_enough():

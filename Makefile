@@ -1,0 +1,87 @@
+# make demo   segment a road scene (rendered here, or IMAGE=photo.jpg)
+# make test   every test that needs no GPU
+# Everything goes into .venv and build/. Needs python3 (3.9 or later) with venv, a C++ compiler and make.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+JOBS ?= $(shell nproc)
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := build/demo
+SOURCES := $(shell find csrc cmake swiftnet_ext -type f -not -name '*.pyc' -not -name '*.so') CMakeLists.txt setup.py pyproject.toml
+EMULATION := build/emulation/.built
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test lint format bench py36 two-torches clean
+
+demo: $(VENV)/.installed
+	mkdir -p $(DEMO)
+	$(if $(IMAGE),,$(BIN)/swiftnet sample $(DEMO)/scene.png)
+	$(BIN)/swiftnet predict $(or $(IMAGE),$(DEMO)/scene.png) --out $(DEMO)
+
+# one thread for each worker: PyTorch's own would fight over the cores
+test: $(VENV)/.dev $(EMULATION)
+	OMP_NUM_THREADS=1 $(BIN)/pytest python_tests -n $(JOBS) $(PYTEST_ARGS)
+
+bench: $(VENV)/.dev $(EMULATION)
+	$(BIN)/pytest benchmarks --benchmark-only $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
+	$(BIN)/mypy
+	$(BIN)/vermin --no-tips -t=3.6- --violations $(CORE)
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
+
+CORE := swiftnet_ext/__init__.py swiftnet_ext/_native.py swiftnet_ext/info.py swiftnet_ext/replace.py \
+        swiftnet_ext/ops swiftnet_ext/nn swiftnet_ext/models python_tests/conftest.py python_tests/core
+
+# the Jetson TX2's own pair, Python 3.6 and PyTorch 1.10.2: the core's tests against an installed wheel
+PYTHON36 ?= $(shell command -v python3.6 || ls $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.6.*/bin/python3.6 2>/dev/null | tail -n 1)
+py36:
+	@test -n "$(PYTHON36)" || { echo "make py36 needs Python 3.6: name it by PYTHON36=/path/to/python3.6"; exit 1; }
+	test -x .venv36/bin/python || $(PYTHON36) -m venv .venv36
+	.venv36/bin/python -m pip install -q pip==21.3.1
+	.venv36/bin/python -m pip install -q torch==1.10.2 numpy "pytest<7.1" pybind11==2.12.1 cmake==3.28.4 ninja==1.10.2.4
+	SWIFTNET_EXT_CUDA=off .venv36/bin/python -m pip install -q --force-reinstall --no-deps .
+	PATH="$(CURDIR)/.venv36/bin:$$PATH" cmake -S . -B build/emulation36 -G Ninja -DSWIFTNET_EMULATION=ON \
+	  -DPython_EXECUTABLE=$(CURDIR)/.venv36/bin/python
+	.venv36/bin/cmake --build build/emulation36
+	SWIFTNET_EXT_EMULATION=$(CURDIR)/build/emulation36 .venv36/bin/pytest python_tests/core $(PYTEST_ARGS)
+
+# one wheel and one emulated module under two versions of PyTorch; the second brings 5 GB, so this is no part of CI
+two-torches: $(VENV)/.dev $(EMULATION)
+	rm -rf build/wheel && $(BIN)/pip wheel -q --no-deps -w build/wheel .
+	for torch in 2.13.0 2.14.1; do \
+	  $(PYTHON) -m venv build/torch-$$torch && build/torch-$$torch/bin/pip install -q torch==$$torch numpy pytest && \
+	  build/torch-$$torch/bin/pip install -q --no-deps --force-reinstall build/wheel/*.whl && \
+	  build/torch-$$torch/bin/pytest -q python_tests/core/ops || exit 1; done
+
+clean:
+	rm -rf build .venv .venv36 *.egg-info
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 9))' || { echo "this needs Python 3.9 or later: PYTHON=/path/to/python3"; exit 1; }
+	@command -v c++ >/dev/null || { echo "this needs a C++ compiler, e.g. the package g++"; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { echo "python3 has no venv, e.g. install the package python3-venv"; exit 1; }
+
+$(VENV)/.torch: $(VENV)/bin/python
+	$(BIN)/pip install -q $(TORCH)
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.torch $(SOURCES)
+	$(BIN)/pip install -q ".[cli]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(BIN)/pip install -q 'swiftnet_ext[dev]'
+	touch $@
+
+$(EMULATION): $(VENV)/.dev $(SOURCES)
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --preset emulation -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python >/dev/null
+	$(BIN)/cmake --build build/emulation -j $(JOBS)
+	touch $@

@@ -1,0 +1,156 @@
+"""The command `swiftnet`: predict, evaluate, sample."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Iterable, List, Optional
+
+try:
+    import PIL
+    import rich.table
+    import safetensors
+    import typer
+    from rich.console import Console
+    from rich.progress import track
+except ImportError as error:
+    sys.exit(f'swiftnet needs {error.name}, which is not installed: pip install "swiftnet_ext[cli]"')
+
+import torch
+
+from . import __version__, load_checkpoint, use_backend
+from .data.classes import classes_for
+from .data.folder import DataError, SegmentationFolder
+from .data.images import ImageError, find_images, write_image
+from .engine.evaluate import evaluate as run_evaluation
+from .engine.predict import median_seconds
+from .engine.predict import predict as run_prediction
+from .models.checkpoint import CheckpointError
+from .ops import BackendError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+WEIGHTS = typer.Option(None, "--weights", help="A .safetensors checkpoint; the shipped CamVid weights if left out.")
+DEVICE = typer.Option(None, "--device", help="cpu, cuda or cuda:N; a GPU where there is one if left out.")
+BACKEND = typer.Option("auto", "--backend", help="auto, reference, cpu, emulated or cuda.")
+
+
+class UserError(Exception):
+    """What a user can mend: printed without a traceback, exit status 2."""
+
+
+def _load(weights: Optional[Path], device: Optional[str], backend: str) -> Any:
+    try:
+        use_backend(backend)
+    except ValueError as error:
+        raise UserError(str(error))
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return load_checkpoint(None if weights is None else str(weights)).to(torch.device(name))
+    except (RuntimeError, AssertionError) as error:  # an unknown device, or a PyTorch without CUDA
+        raise UserError(f"--device {name}: {error}")
+
+
+def _track(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
+    """A progress bar on a terminal; nothing where output is piped."""
+    console = Console(stderr=True)
+    return track(items, description=what, total=total, console=console, disable=not console.is_terminal)
+
+
+@app.command()
+def predict(
+    images: List[str] = typer.Argument(..., metavar="IMAGE...", help="Files, folders of pictures, or quoted globs."),
+    weights: Optional[Path] = WEIGHTS,
+    out: Path = typer.Option(Path("swiftnet_out"), "--out", help="The folder for the results."),
+    device: Optional[str] = DEVICE,
+    backend: str = BACKEND,
+) -> None:
+    """Segment pictures: writes STEM_labels.png (class numbers), STEM_overlay.png and legend.png.
+
+    Pictures of equal stems get their folders' names in front. A picture that can't be read is reported, the rest is
+    still done, and the exit status is 1.
+    """
+    sources = find_images(images)
+    model = _load(weights, device, backend)
+    outcomes = list(_track(run_prediction(model, sources, out), len(sources), "segmenting"))
+    failed = [o for o in outcomes if o.error is not None]
+    for outcome in failed:
+        typer.echo(f"left out: {outcome.error}", err=True)
+    done = len(outcomes) - len(failed)
+    seconds = median_seconds(outcomes)
+    timing = "" if seconds is None else f"; {1000 * seconds:.1f} ms a frame (median, uint8 image to labels)"
+    typer.echo(f"{done} of {len(outcomes)} pictures segmented into {out}{timing}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    data: Path = typer.Option(
+        ..., "--data", help="The data set's folder: NAME/ with pictures, NAMEannot/ with labels."
+    ),
+    split: str = typer.Option(..., "--split", help="NAME, e.g. val."),
+    weights: Optional[Path] = WEIGHTS,
+    device: Optional[str] = DEVICE,
+    backend: str = BACKEND,
+    json_file: Optional[Path] = typer.Option(None, "--json", help="Write the figures to this file as well."),
+) -> None:
+    """Per-class IoU and mIoU, in percent, of a checkpoint on a labelled data set."""
+    model = _load(weights, device, backend)
+    folder = SegmentationFolder(str(data), split, model.num_classes)
+    matrix = run_evaluation(model, folder, lambda indices: _track(indices, len(folder), "evaluating"))
+    if not matrix.counts.any():
+        raise UserError(f"{data}: no labelled pixel in split {split!r}")
+    iou, names = 100 * matrix.iou(), [c.name for c in classes_for(model.num_classes)]
+    table = rich.table.Table("class", rich.table.Column("IoU %", justify="right"), box=None)
+    for i, name in enumerate(names):
+        table.add_row(name, "absent" if i in matrix.absent() else f"{iou[i]:.2f}")
+    Console(file=sys.stdout).print(table)
+    if matrix.absent():
+        typer.echo("absent classes are not in the mean: " + ", ".join(names[i] for i in matrix.absent()))
+    mean = 100 * matrix.mean_iou()
+    if json_file is not None:
+        figures = {
+            "model": repr(model),
+            "pictures": len(folder),
+            "mIoU": mean,
+            "IoU": {n: None if i in matrix.absent() else iou[i] for i, n in enumerate(names)},
+            "confusion": matrix.counts.tolist(),
+        }
+        json_file.write_text(json.dumps(figures, indent=2) + "\n")
+    typer.echo(f"mIoU {mean:.2f}")
+
+
+@app.command()
+def sample(
+    out: Path = typer.Argument(..., help="The picture to write, .png."),
+    seed: int = typer.Option(1, "--seed", min=0, help="Another seed, another scene."),
+) -> None:
+    """Render a road scene to try `predict` on."""
+    from .data.synthetic import render_scene
+
+    write_image(out, render_scene(seed).image)
+    typer.echo(f"rendered road scene {seed}: {out}")
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(version: bool = typer.Option(False, "--version", callback=_version, is_eager=True)) -> None:
+    """Real-time road segmentation with SwiftNet."""
+
+
+def main() -> None:
+    """The console script: a user's error is one line and exit status 2."""
+    try:
+        app()
+    except (UserError, ImageError, DataError, CheckpointError, BackendError, OSError) as error:
+        print(f"swiftnet: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Pictures, label maps, classes, data sets and rendered scenes."""

@@ -1,0 +1,70 @@
+"""Label maps and overlays of pictures."""
+
+import os
+import statistics
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, Iterable, Iterator, List, NamedTuple, Optional, Sequence
+
+from ..data.classes import classes_for, legend, overlay
+from ..data.images import ImageError, read_image, write_image
+
+
+class Outcome(NamedTuple):
+    """One picture's result: `error` is None, or says why it was left out; `seconds` from uint8 image to labels."""
+
+    source: Path
+    seconds: float
+    error: Optional[str]
+
+
+def output_stems(sources: Sequence[Path]) -> List[str]:
+    """A name for each picture's results: its stem; where that is not unique its folders too, then its suffix, then all
+    are numbered."""
+    if not sources:
+        return []
+    absolute = [p.absolute() for p in sources]
+    root = os.path.commonpath([p.parent for p in absolute])
+    stems = [p.stem for p in absolute]
+    with_folders = ["_".join(p.relative_to(root).with_suffix("").parts) for p in absolute]
+    with_suffixes = [f"{s}_{p.suffix[1:]}" for s, p in zip(with_folders, absolute)]
+    for longer in (with_folders, with_suffixes):
+        counts = Counter(stems)
+        stems = [new if counts[old] > 1 else old for old, new in zip(stems, longer)]
+    if len(set(stems)) < len(stems):
+        stems = [f"{i:06d}_{stem}" for i, stem in enumerate(stems)]
+    return stems
+
+
+def predict(model: Any, sources: Sequence[Path], out: Path) -> Iterator[Outcome]:
+    """Writes `<stem>_labels.png` (class numbers), `<stem>_overlay.png` and one `legend.png` for pictures, one by one.
+
+    A picture that can't be read, or results that can't be written, are an outcome with an error; the rest is still
+    done. Pictures of equal stems get their folders' names in front.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    classes = classes_for(model.num_classes)
+    write_image(out / "legend.png", legend(classes))
+    warm = False  # the first call of a network makes plans and buffers: it is not timed
+    for source, stem in zip(sources, output_stems(sources)):
+        try:
+            image = read_image(source)
+            if not warm:
+                model.segment(image)
+                warm = True
+            start = time.perf_counter()
+            labels = model.segment(image)
+            seconds = time.perf_counter() - start
+            write_image(out / f"{stem}_labels.png", labels)
+            write_image(out / f"{stem}_overlay.png", overlay(image, labels, classes))
+        except (ImageError, OSError) as error:
+            yield Outcome(source, 0.0, str(error))
+        else:
+            yield Outcome(source, seconds, None)
+
+
+def median_seconds(outcomes: Iterable[Outcome]) -> Optional[float]:
+    """The median over the pictures that were done; None where none was."""
+    seconds = [o.seconds for o in outcomes if o.error is None]
+    return statistics.median(seconds) if seconds else None
