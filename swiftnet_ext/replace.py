@@ -6,6 +6,7 @@ class. In eval mode the operators run; in train mode, with hooks on inner childr
 module's own forward runs.
 """
 
+import copy
 import functools
 from typing import Any, Callable, List, Optional, Sequence, Tuple
 
@@ -15,8 +16,8 @@ from torch import Tensor, nn
 from .nn import SpatialPyramidPooling, UpsampleBlend, fused
 from .ops import reference
 
-_PLAN = "_swiftnet_ext_plan"  # on a replaced module: (resize mode, constant size or None)
-_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+_PLAN = "_swiftnet_ext_plan"  # on a replaced module: (resize mode, constant size or None, the method it was found by)
+_MAX_TRIAL_PIXELS = 8192
 
 
 class _Replaced:
@@ -36,15 +37,15 @@ class _Blend(_Replaced):
     operators = "lateral_add, upsample_add_conv3x3"
 
     def forward(self: Any, x: Tensor, skip: Tensor) -> Tensor:
-        mode, fixed = getattr(self, _PLAN)
-        fits = fixed is None or fixed == tuple(skip.shape[2:])
+        mode, fixed, method = getattr(self, _PLAN)
+        fits = (fixed is None or fixed == tuple(skip.shape[2:])) and self.upsampling_method == method
+        if getattr(self, "detach_skip", False) and torch.is_grad_enabled():
+            fits = False  # where the gradient ends is the module's own business
         bottleneck = getattr(self, "bottleneck", None)
         units = [self.blend_conv] + ([] if bottleneck is None else [bottleneck])
         if not fits or not _uses_skip(self) or not fused.can_fuse(units):
             return super().forward(x, skip)  # type: ignore[misc]
         lateral = skip if bottleneck is None else fused.unit_1x1(bottleneck, skip)
-        if getattr(self, "detach_skip", False):
-            lateral = lateral.detach()
         return fused.blend(self.blend_conv, x, lateral, mode)
 
 
@@ -54,10 +55,11 @@ class _Pyramid(_Replaced):
     operators = "lateral_add, spatial_pyramid_pool"
 
     def forward(self: Any, x: Tensor) -> Tensor:
-        mode, fixed = getattr(self, _PLAN)
+        mode, fixed, method = getattr(self, _PLAN)
         size = tuple(x.shape[2:])
         units = list(self.spp)
-        if (fixed is not None and fixed != size) or not fused.can_fuse(units):
+        fits = (fixed is None or fixed == size) and self.upsampling_method == method
+        if not fits or not fused.can_fuse(units):
             return super().forward(x)  # type: ignore[misc]
         grids = fused.pyramid_grids(self.grids[: len(units) - 2], size[0], size[1], bool(self.square_grid))
         return fused.pyramid(units[1:-1], units[-1], fused.unit_1x1(units[0], x), grids, mode)
@@ -83,13 +85,13 @@ def _uses_skip(module: Any) -> bool:
 
 def _unit_misfit(name: str, unit: Any, kernel_size: int) -> str:
     """Why a norm-ReLU-convolution unit can't run inside an operator, or nothing."""
-    children = sorted(unit._modules) if isinstance(unit, nn.Module) else []
-    if not {"conv", "relu"} <= set(children) <= {"conv", "norm", "relu"}:
-        return "{} has children {}, expected norm, relu and conv".format(name, ", ".join(children) or "none")
+    children = list(unit._modules) if isinstance(unit, nn.Module) else []
+    if children not in (["norm", "relu", "conv"], ["relu", "conv"]):
+        return "{} has children {}, expected norm, relu, conv".format(name, ", ".join(children) or "none")
     conv, norm = unit.conv, fused.norm_of(unit)
     if type(unit.relu) is not nn.ReLU:
         return "{}.relu is {}, not nn.ReLU".format(name, type(unit.relu).__name__)
-    if norm is not None and type(norm) not in _NORMS:
+    if norm is not None and type(norm) not in fused.NORMS:
         return "{}.norm is {}, not nn.BatchNorm2d".format(name, type(norm).__name__)
     if norm is not None and norm.running_mean is None:
         return "{}.norm keeps no running statistics".format(name)
@@ -107,26 +109,67 @@ def _unit_misfit(name: str, unit: Any, kernel_size: int) -> str:
 
 
 def _resizing(method: Any) -> Tuple[str, Optional[Tuple[int, ...]], str]:
-    """(mode, constant size or None, why not) of an `upsampling_method(x, size)`, by trying it on a tiny map."""
-    probe = torch.arange(6.0).view(1, 1, 2, 3) ** 2
-    sizes = torch.Size([5, 7]), torch.Size([4, 9])
+    """(mode, constant size or None, why not) of an `upsampling_method(x, size)`, by trying it on tiny maps."""
+    generator = torch.Generator().manual_seed(0)
+    trials = [
+        (torch.rand(1, 1, *shape, generator=generator), torch.Size(size))
+        for shape, size in (((2, 3), (5, 7)), ((2, 3), (4, 9)), ((3, 2), (4, 9)))
+    ]
     try:
-        first, second = (method(probe, size) for size in sizes)
-        fixed = None if second.shape[2:] == sizes[1] else tuple(second.shape[2:])
+        results = [method(x, size) for x, size in trials]
+        asked = all(y.shape[2:] == size for y, (_, size) in zip(results, trials))
+        fixed = None if asked else tuple(results[0].shape[2:])
         for mode in ("bilinear", "nearest"):
-            same = all(
-                y.shape[2:] == (fixed or size) and torch.allclose(y, reference.resize(probe, fixed or size, mode))
-                for y, size in zip((first, second), sizes)
-            )
+            wanted = [reference.resize(x, fixed or size, mode) for x, size in trials]
+            same = all(y.shape == z.shape and torch.allclose(y, z) for y, z in zip(results, wanted))
             if same and (fixed is None or mode == "nearest"):
                 return mode, fixed, ""
     except Exception as error:  # the method is the user's: whatever it raises on a tiny map is the reason
         return "", None, "upsampling_method could not be tried: {}: {}".format(type(error).__name__, error)
-    return (
-        "",
-        None,
-        "upsampling_method is neither bilinear (align_corners=False) nor nearest, to the asked or a constant size",
-    )
+    misfit = "upsampling_method is neither bilinear (align_corners=False) nor nearest, to the asked or a constant size"
+    return "", None, misfit
+
+
+def _differs(module: Any, front: type, plan: Any) -> str:
+    """Why the operators would not give what the module's own forward gives, or nothing: both run on a copy with random
+    weights in float64. A constant size too large for that is taken at its word."""
+    fixed = plan[1]
+    if fixed is not None and fixed[0] * fixed[1] > _MAX_TRIAL_PIXELS:
+        return ""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    height, width = fixed or (6, 9)
+    try:
+        trial = copy.deepcopy(module).to("cpu", torch.float64).eval()
+        for part in trial.modules():
+            for hooks in (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks):
+                hooks.clear()
+        with torch.no_grad():
+            for name, value in list(trial.named_parameters()) + list(trial.named_buffers()):
+                if value.is_floating_point():
+                    random = draw(*value.shape)
+                    value.copy_(random.abs() + 0.5 if name.endswith("running_var") else random)
+            if front is _Pyramid:
+                maps = [draw(1, trial.spp[0].conv.in_channels, height, width)]
+            else:
+                channels = trial.blend_conv.conv.in_channels
+                lateral = trial.bottleneck.conv.in_channels if "bottleneck" in trial._modules else channels
+                maps = [draw(1, channels, 4, 5), draw(1, lateral, height, width)]
+            expected = trial(*maps)
+            _put_in_front(trial, front, plan)
+            same = torch.allclose(trial(*maps), expected)
+    except Exception as error:  # the forward is the user's: whatever it raises on a small map is the reason
+        return "it could not be tried: {}: {}".format(type(error).__name__, error)
+    return "" if same else "its own forward computes something else"
+
+
+def _put_in_front(module: Any, front: Any, plan: Any) -> None:
+    original = type(module)  # type: Any
+    setattr(module, _PLAN, plan)
+    module.__class__ = _class_of(original, front)
 
 
 def _blend_plan(module: Any) -> Tuple[Any, str]:
@@ -140,7 +183,7 @@ def _blend_plan(module: Any) -> Tuple[Any, str]:
     if misfit:
         return None, misfit
     mode, fixed, misfit = _resizing(module.upsampling_method)
-    return (mode, fixed), misfit
+    return (mode, fixed, module.upsampling_method), misfit
 
 
 def _pyramid_plan(module: Any) -> Tuple[Any, str]:
@@ -167,7 +210,7 @@ def _pyramid_plan(module: Any) -> Tuple[Any, str]:
     stated = getattr(module, "fixed_size", None)
     if not misfit and fixed != (None if stated is None else tuple(stated)):
         misfit = "fixed_size is {}, but upsampling_method resizes to {}".format(stated, fixed or "the asked size")
-    return (mode, fixed), misfit
+    return (mode, fixed, module.upsampling_method), misfit
 
 
 def _recognise(module: nn.Module) -> Tuple[Optional[type], Any, str]:
@@ -185,18 +228,19 @@ def _recognise(module: nn.Module) -> Tuple[Optional[type], Any, str]:
     if "forward" in vars(module):
         return front, None, "its forward was replaced on the object itself"
     plan, misfit = plan_of(module)
-    return front, plan, misfit
+    return front, plan, misfit or _differs(module, front, plan)
 
 
 class ReplaceEntry:
     """One module of the report.
 
-    Attributes: path (in named_modules), class_name, replaced, operators (what runs in it), reason (why not).
+    Attributes: path (in named_modules), class_name, replaced, operators (what runs in it), reason (why not), own (it is
+    swiftnet_ext's own module).
     """
 
-    def __init__(self, path: str, class_name: str, replaced: bool, operators: str, reason: str) -> None:
+    def __init__(self, path: str, class_name: str, replaced: bool, operators: str, reason: str, own: bool) -> None:
         self.path, self.class_name, self.replaced = path, class_name, replaced
-        self.operators, self.reason = operators, reason
+        self.operators, self.reason, self.own = operators, reason, own
 
 
 class ReplaceReport:
@@ -267,18 +311,17 @@ def replace_modules(
         if filter_fn is not None and not filter_fn(path, module):
             continue
         operators = getattr(front, "operators", "")
-        entries.append(ReplaceEntry(path, type(module).__name__, not misfit, operators, misfit))
+        own = isinstance(module, (UpsampleBlend, SpatialPyramidPooling))
+        entries.append(ReplaceEntry(path, type(module).__name__, not misfit, operators, misfit, own))
         if not misfit and not isinstance(module, _Replaced):
             changes.append((module, front, plan))
     report = ReplaceReport(entries)
-    if require_all and (report.refused or not report.replaced):
+    if require_all and (not report.entries or any(not e.own for e in report.refused)):
         raise ValueError(
             "replace_modules: require_all: not all could be replaced, nothing was changed\n{}".format(report)
         )
     for module, front, plan in changes:
-        setattr(module, _PLAN, plan)
-        original = type(module)  # type: Any
-        module.__class__ = _class_of(original, front)
+        _put_in_front(module, front, plan)
     return report
 
 

@@ -86,6 +86,43 @@ def test_segment_marks_nan_and_refuses_what_is_no_image():
         model(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
 
 
+def test_segment_takes_views_and_read_only_arrays(recwarn):
+    model = randomise(sx.build_model("swiftnet_mnv2", num_classes=3))
+    image = np.random.RandomState(0).randint(0, 256, (40, 48, 3)).astype(np.uint8)
+    flipped = image[:, ::-1]
+    assert np.array_equal(model.segment(flipped), model.segment(flipped.copy()))
+    image.setflags(write=False)
+    model.segment(image)
+    assert not recwarn.list
+    with pytest.raises(ValueError, match="image: expected uint8 RGB"):
+        model.segment(image[:0])
+
+
+def test_another_backbone_is_the_one_that_runs():
+    model, other = (randomise(sx.build_model("swiftnet_mnv2", num_classes=3), seed) for seed in (0, 1))
+    images = 255 * torch.rand(1, 3, 32, 32)
+    before = model.logits(images)
+    model.backbone = other.backbone
+    after = model.logits(images)
+    assert not torch.equal(after, before)
+    full = torch.nn.functional.interpolate(after, size=(32, 32), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(model(images), full)
+
+
+@pytest.mark.filterwarnings("ignore")  # tracing warns of every Python number
+def test_tracing():
+    model = randomise(sx.build_model("swiftnet_mnv2", num_classes=3))
+    images = 255 * torch.rand(1, 3, 64, 96)
+    with torch.no_grad(), sx.use_backend("reference"):
+        traced = torch.jit.trace(model, images, check_trace=False)
+        torch.testing.assert_close(traced(images), model(images))
+
+
+def test_the_shipped_weights_load():
+    model = sx.load_checkpoint()
+    assert (model.name, model.num_classes, model.head, model.training) == ("swiftnet_mnv2", 11, "1x1", False)
+
+
 def test_train_mode_learns_and_updates_statistics():
     model = sx.build_model("swiftnet_mnv2", num_classes=3)
     before = model.backbone.upsample[0].blend_conv.norm.running_mean.clone()

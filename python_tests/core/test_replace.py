@@ -109,9 +109,37 @@ def changed(module, path, value):
     return module
 
 
+class ConvFirst(nn.Sequential):
+    def __init__(self):
+        super().__init__()
+        self.add_module("conv", nn.Conv2d(6, 6, 3, padding=1))
+        self.add_module("norm", nn.BatchNorm2d(6))
+        self.add_module("relu", nn.ReLU())
+
+
+class Doubled(PyramidBlend):
+    def forward(self, x, skip):
+        return 2 * super().forward(x, skip)
+
+
+class DoubledUnit(Unit):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def doubling(x, size):
+    return nn.functional.interpolate(x, scale_factor=2, mode="nearest")
+
+
 REFUSED = {
+    "blend_conv has children conv, norm, relu": lambda: changed(Blend(6, 4), "blend_conv", ConvFirst()),
+    "its own forward computes something else": lambda: Doubled(6),
+    "its own forward computes something": lambda: changed(Blend(6, 4), "blend_conv", DoubledUnit(6, 6, 3)),
+    "neither bilinear .* nor nearest": lambda: Blend(6, 4, doubling),
     "blend_conv.conv is Separable, not nn.Conv2d": lambda: changed(Blend(6, 4), "blend_conv.conv", Separable()),
-    "blend_conv.conv has groups 2": lambda: changed(Blend(6, 4), "blend_conv.conv", nn.Conv2d(6, 6, 3, padding=1, groups=2)),
+    "blend_conv.conv has groups 2": lambda: changed(
+        Blend(6, 4), "blend_conv.conv", nn.Conv2d(6, 6, 3, padding=1, groups=2)
+    ),
     r"blend_conv.conv has kernel_size \(1, 1\)": lambda: changed(Blend(6, 4), "blend_conv", Unit(6, 6, 1)),
     "blend_conv.norm is GroupNorm": lambda: changed(Blend(6, 4), "blend_conv.norm", nn.GroupNorm(2, 6)),
     "keeps no running statistics": lambda: changed(
@@ -120,7 +148,9 @@ REFUSED = {
     "blend_conv.relu is ReLU6": lambda: changed(Blend(6, 4), "blend_conv.relu", nn.ReLU6()),
     "bottleneck has children": lambda: changed(Blend(6, 4), "bottleneck", nn.Conv2d(4, 6, 1)),
     "neither bilinear": lambda: Blend(6, 4, lambda x, size: nn.functional.interpolate(x, size=size, mode="bicubic")),
-    "could not be tried: RuntimeError: no": lambda: Blend(6, 4, lambda x, size: (_ for _ in ()).throw(RuntimeError("no"))),
+    "could not be tried: RuntimeError: no": lambda: Blend(
+        6, 4, lambda x, size: (_ for _ in ()).throw(RuntimeError("no"))
+    ),
     "use_skip is off": lambda: Blend(6, 4, use_skip=False),
     "has no upsampling_method": lambda: changed(Blend(6, 4), "upsampling_method", None),
     "fixed_size is": lambda: changed(Pyramid(7, 12), "fixed_size", (4, 4)),
@@ -186,6 +216,31 @@ def test_train_mode_and_inner_hooks_run_the_modules_own_forward(backend, device)
         assert torch.allclose(a.float(), b.float(), atol=1e-6)
 
 
+class AddOne(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+CHANGES = {
+    "another convolution": lambda m: setattr(m.blend_conv, "conv", AddOne(6, 6, 3, padding=1)),
+    "another resizing": lambda m: setattr(m, "upsampling_method", nearest),
+    "use_skip": lambda m: setattr(m, "use_skip", False),
+    "a forward on the object": lambda m: setattr(m.bottleneck.conv, "forward", lambda x: torch.ones(1, 6, 8, 10)),
+}
+
+
+@pytest.mark.parametrize("name", sorted(CHANGES))
+def test_what_changes_after_replacing_counts(name):
+    ours, plain = randomise(Blend(6, 4)), randomise(Blend(6, 4))
+    sx.replace_modules(ours, require_all=True)
+    for model in (ours, plain):
+        torch.manual_seed(0)
+        CHANGES[name](model)
+        model.eval()
+    inputs = maps((1, 6, 4, 5), (1, 4, 8, 10))
+    close(ours(*inputs), plain(*inputs))
+
+
 @pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save", "replicate"])
 def test_copies_stay_replaced_and_work(how):
     model = randomise(Decoder())
@@ -231,5 +286,6 @@ def test_filter_and_report():
     assert len(sx.replace_modules(nn.ModuleList([shared, shared])).replaced) == 1
     own = sx.replace_modules(sx.build_model("swiftnet_mnv2"))
     assert not own.replaced and all("own module" in e.reason for e in own.refused)
+    sx.replace_modules(sx.build_model("swiftnet_mnv2"), require_all=True)  # nothing is left to replace
     root = PyramidBlend(4)
     assert sx.replace_modules(root).replaced[0].path == "" and "(the model)" in str(sx.replace_modules(root))

@@ -10,10 +10,10 @@ MODELS = {
     "swiftnet_rn18": lambda **options: SwiftNet("swiftnet_rn18", ResNet((2, 2, 2, 2)), **options),
     "swiftnet_mnv2": lambda **options: SwiftNet("swiftnet_mnv2", MobileNetV2(), **options),
 }  # type: Dict[str, Callable[..., SwiftNet]]
-OPTIONS = ("num_classes", "head", "mode", "channels")
+OPTIONS = ("head", "mode", "channels")
 
 
-def build_model(name: str, **options: Any) -> SwiftNet:
+def build_model(name: str, num_classes: int = 19, **options: Any) -> SwiftNet:
     """A network with random weights, in train mode.
 
     Args:
@@ -30,5 +30,9 @@ def build_model(name: str, **options: Any) -> SwiftNet:
         raise ValueError("build_model: name: expected one of {}, got {!r}".format(", ".join(MODELS), name))
     unknown = sorted(set(options) - set(OPTIONS))
     if unknown:
-        raise ValueError("build_model: unknown option {}; there are {}".format(", ".join(unknown), ", ".join(OPTIONS)))
-    return MODELS[name](**options)
+        raise ValueError(
+            "build_model: unknown option {}; there are {}".format(
+                ", ".join(unknown), "num_classes, " + ", ".join(OPTIONS)
+            )
+        )
+    return MODELS[name](num_classes=num_classes, **options)

@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Optional, Tuple
 import torch
 from torch import Tensor
 
+from . import safetensors_file
 from .build import MODELS, build_model
 from .single_scale import SwiftNet
 
@@ -23,26 +24,13 @@ def default_weights() -> str:
     )
 
 
-def _safetensors() -> Any:
-    try:
-        import safetensors
-        import safetensors.torch
-    except ImportError:
-        raise ImportError(
-            'reading and writing weights needs safetensors: pip install "swiftnet_ext[cli]" (Python 3.9 or later)'
-        )
-    return safetensors
-
-
-def _read(path: str) -> Tuple[Dict[str, Tensor], Dict[str, str]]:
+def _read(path: str) -> safetensors_file.Content:
     """(tensors, metadata) of a safetensors file."""
-    safetensors = _safetensors()
     if not os.path.isfile(path):
         raise CheckpointError("{}: no such file; pass a .safetensors file".format(path))
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})
-    except (safetensors.SafetensorError, OSError) as error:
+        return safetensors_file.read(path)
+    except (safetensors_file.DamagedFile, OSError) as error:
         raise CheckpointError(
             "{}: not a complete safetensors file ({}); PyTorch's pickled files are not loaded in this version".format(
                 path, error
@@ -106,7 +94,6 @@ def load_checkpoint(path: Optional[str] = None) -> SwiftNet:
 
     Raises:
         CheckpointError: a file that is no checkpoint, or does not fit; the first differences are listed.
-        ImportError: safetensors is not installed.
     """
     path = default_weights() if path is None else os.fspath(path)
     tensors, metadata = _read(path)
@@ -116,14 +103,21 @@ def load_checkpoint(path: Optional[str] = None) -> SwiftNet:
 
 
 def save_checkpoint(model: SwiftNet, path: str) -> None:
-    """Writes a model's weights with what is needed to build it again; the file is replaced as a whole or not at all."""
-    safetensors = _safetensors()
+    """Writes a model's weights with what is needed to build it again; the file is replaced as a whole or not at all.
+
+    Raises:
+        ImportError: safetensors is not installed. OSError: the file can't be written.
+    """
+    try:
+        from safetensors.torch import save_file
+    except ImportError:
+        raise ImportError('save_checkpoint needs safetensors: pip install "swiftnet_ext[cli]"')
     metadata = {"format": FORMAT, "model": model.name, "mode": model.mode}  # the keys tell the rest
     path = os.fspath(path)
     temporary = "{}.{}.tmp".format(path, os.getpid())
     try:
         tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-        safetensors.torch.save_file(tensors, temporary, metadata=metadata)
+        save_file(tensors, temporary, metadata=metadata)
         os.replace(temporary, path)
     finally:
         if os.path.exists(temporary):

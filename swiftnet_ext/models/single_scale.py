@@ -30,6 +30,13 @@ def _decoded(backbone: Any, images: Tensor) -> Tensor:
     return x
 
 
+def _is_rgb(image: Any) -> bool:
+    """Whether it is uint8 [H, W, 3] with at least one pixel, of NumPy or torch."""
+    if not isinstance(image, (Tensor, np.ndarray)) or str(image.dtype) not in ("uint8", "torch.uint8"):
+        return False
+    return len(image.shape) == 3 and image.shape[2] == 3 and image.shape[0] > 0 and image.shape[1] > 0
+
+
 class Logits(BNReLUConv):
     """The head. It carries the published name `logits`, and called with images it is the network up to there."""
 
@@ -99,6 +106,11 @@ class SwiftNet(nn.Module):
         kernel_size = 1 if head == "1x1" else 3
         self.logits = Logits(encoder, channels, num_classes, kernel_size, bias=head == "1x1")
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "backbone" and "logits" in self._modules:
+            self.logits._backbone = (value,)
+
     def forward(self, images: Tensor) -> Tensor:
         return reference.resize(self.logits(images, self.backbone), images.shape[2:], "bilinear")
 
@@ -115,9 +127,9 @@ class SwiftNet(nn.Module):
         Raises:
             ValueError: another shape or dtype. RuntimeError: the model is in train mode.
         """
-        given = torch.from_numpy(np.ascontiguousarray(image)) if isinstance(image, np.ndarray) else image
-        if not isinstance(given, Tensor) or given.dtype != torch.uint8 or given.dim() != 3 or given.shape[2] != 3:
-            got = "{} {}".format(given.dtype, list(given.shape)) if isinstance(given, Tensor) else type(image).__name__
+        if not _is_rgb(image):
+            described = isinstance(image, (Tensor, np.ndarray))
+            got = "{} {}".format(image.dtype, list(image.shape)) if described else type(image).__name__
             raise ValueError(
                 "image: expected uint8 RGB [H, W, 3] (NumPy or torch), got {}; convert it first".format(got)
             )
@@ -125,6 +137,7 @@ class SwiftNet(nn.Module):
             raise RuntimeError(
                 "segment: the model is in train mode, where batch statistics change it; call model.eval()"
             )
+        given = torch.from_numpy(np.require(image, requirements=["C", "W"])) if isinstance(image, np.ndarray) else image
         mean = self.backbone.img_mean
         with torch.no_grad():
             images = given.to(mean.device).permute(2, 0, 1)[None].float()

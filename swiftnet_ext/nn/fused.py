@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from .. import ops
 
+NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+
 
 def norm_of(unit: Any) -> Optional[nn.Module]:
     """The unit's batch norm, or None where it has none."""
@@ -33,17 +35,23 @@ def affine_of(norm: Any) -> Tuple[Optional[Tensor], Optional[Tensor]]:
     return scale, shift
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+def _is_observed(module: nn.Module) -> bool:
+    """Whether something waits for this module's own call: hooks, or a forward set on the object."""
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+    return bool(hooks or getattr(module, "_backward_pre_hooks", None) or "forward" in vars(module))
 
 
 def can_fuse(units: Sequence[Any]) -> bool:
-    """Whether these units may run inside an operator now: in eval mode, and with no hook that it would pass by."""
+    """Whether these units may run inside an operator now: in eval mode, of plain layers that nothing observes."""
     for unit in units:
-        if unit.training or _has_hooks(unit) or _has_hooks(unit.relu) or _has_hooks(unit.conv):
-            return False
         norm = norm_of(unit)
-        if norm is not None and (norm.training or norm.running_mean is None or _has_hooks(norm)):
+        if type(unit.conv) is not nn.Conv2d or type(unit.relu) is not nn.ReLU:
+            return False
+        if unit.training or _is_observed(unit) or _is_observed(unit.relu) or _is_observed(unit.conv):
+            return False
+        if norm is not None and (
+            type(norm) not in NORMS or norm.training or norm.running_mean is None or _is_observed(norm)
+        ):
             return False
     return True
 
@@ -92,4 +100,4 @@ def pyramid(levels: Sequence[Any], fuse: Any, x: Tensor, grids: Sequence[Tuple[i
 
 def pyramid_grids(grids: Sequence[int], height: int, width: int, square: bool) -> List[Tuple[int, int]]:
     """Grid g is g rows by max(1, round(g·width/height)) columns, with Python's round; g by g where square."""
-    return [(g, g if square else max(1, int(round(g * (width / height))))) for g in grids]
+    return [(g, g if square else max(1, round(g * (int(width) / int(height))))) for g in grids]

@@ -1,0 +1,172 @@
+"""Weights in and out."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import swiftnet_ext as sx
+from swiftnet_ext.models.checkpoint import CheckpointError, default_weights
+from swiftnet_ext.models.mobilenet_v2 import conv_bn_relu6
+from swiftnet_ext.models.safetensors_file import DamagedFile, read, read_plain
+
+DATA = Path(os.environ.get("SWIFTNET_DATA", Path(__file__).parents[3] / "shared" / "data"))
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [("swiftnet_rn18", dict(num_classes=5)), ("swiftnet_mnv2", dict(num_classes=3, head="3x3", mode="nearest"))],
+)
+def test_saved_is_loaded(name, options, tmp_path):
+    model = sx.build_model(name, **options)
+    sx.save_checkpoint(model, tmp_path / "a.safetensors")
+    loaded = sx.load_checkpoint(tmp_path / "a.safetensors")
+    assert repr(loaded) == repr(model) and not loaded.training
+    for k, v in model.state_dict().items():
+        assert torch.equal(v, loaded.state_dict()[k]), k
+    assert os.listdir(tmp_path) == ["a.safetensors"]
+
+
+def test_keys_alone_tell_the_model(tmp_path):
+    model = sx.build_model("swiftnet_rn18", num_classes=4, head="3x3")
+    save_file(
+        {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}, tmp_path / "a.safetensors"
+    )
+    loaded = sx.load_checkpoint(tmp_path / "a.safetensors")
+    assert repr(loaded) == repr(model)
+    assert all(p.dtype == torch.float32 for p in loaded.parameters())
+
+
+def test_what_does_not_fit_is_listed(tmp_path):
+    path = tmp_path / "a.safetensors"
+    state = sx.build_model("swiftnet_mnv2", num_classes=4).state_dict()
+    gone = "backbone.upsample.1.blend_conv.conv.weight"
+    wrong = {k: v for k, v in state.items() if k != gone}
+    wrong["extra.weight"] = torch.zeros(3)
+    wrong["backbone.spp.spp.spp0.conv.weight"] = torch.zeros(41, 128, 1, 1)
+    save_file(wrong, path)
+    with pytest.raises(CheckpointError) as error:
+        sx.load_checkpoint(path)
+    message = str(error.value)
+    for part in (
+        str(path),
+        f"missing {gone} [128, 128, 3, 3]",
+        "unexpected extra.weight [3]",
+        "is [41, 128, 1, 1], expected [42",
+    ):
+        assert part in message
+    save_file({"conv1.weight": torch.zeros(1)}, path)
+    with pytest.raises(CheckpointError, match="not a SwiftNet checkpoint.*load_imagenet_encoder"):
+        sx.load_checkpoint(path)
+
+
+class TestPlainReader:
+    def test_reads_what_the_library_reads(self):
+        tensors, metadata = read_plain(default_weights())
+        expected, stated = read(default_weights())
+        assert metadata == stated and set(tensors) == set(expected)
+        assert all(torch.equal(tensors[k], v) and tensors[k].dtype == v.dtype for k, v in expected.items())
+
+    def test_damaged_files_are_refused(self, tmp_path):
+        whole = tmp_path / "whole"
+        save_file({"a": torch.arange(6.0).view(2, 3), "b": torch.zeros(0, 2, dtype=torch.int64)}, whole)
+        content = whole.read_bytes()
+        assert torch.equal(read_plain(str(whole))[0]["a"], torch.arange(6.0).view(2, 3))
+        path = tmp_path / "damaged"
+        damaged = [content[:n] for n in range(len(content))] + [
+            b"\xff" * 64,
+            content.replace(b"F32", b"F99"),
+            content.replace(b"[2,3]", b"[2,4]"),
+            content.replace(b"[0,24]", b"[8,99]"),
+        ]
+        for bad in damaged:
+            assert bad != content
+            path.write_bytes(bad)
+            with pytest.raises(DamagedFile):
+                read_plain(str(path))
+
+
+def test_pickles_are_not_opened(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "executed"),))
+
+    torch.save({"a": Payload()}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="not a complete safetensors file"):
+        sx.load_checkpoint(tmp_path / "a.pt")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    model = sx.build_model("swiftnet_mnv2", num_classes=2)
+    sx.save_checkpoint(model, path)
+    before = path.read_bytes()
+
+    def fail(*args):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        sx.save_checkpoint(sx.build_model("swiftnet_mnv2", num_classes=3), path)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.safetensors"]
+
+
+def test_shipped_weights_load():
+    model = sx.load_checkpoint()
+    assert (model.name, model.num_classes, model.head) == ("swiftnet_mnv2", 11, "1x1")
+    state, stored = model.state_dict(), load_file(default_weights())
+    assert all(torch.equal(state[k], v.float()) for k, v in stored.items() if v.is_floating_point())
+
+
+def torchvision_resnet18_shapes():
+    """torchvision's keys and shapes: the encoder's own, with the classifier."""
+    state = sx.build_model("swiftnet_rn18").backbone.state_dict()
+    encoder = {
+        k: torch.randn_like(v)
+        for k, v in state.items()
+        if v.is_floating_point() and k.startswith(("conv1", "bn1", "layer"))
+    }
+    return dict(encoder, **{"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)})
+
+
+def test_imagenet_weights_go_into_the_encoder(tmp_path):
+    weights = torchvision_resnet18_shapes()
+    assert weights["layer4.1.conv2.weight"].shape == (512, 512, 3, 3) and len(weights) == 102
+    save_file(weights, tmp_path / "resnet18.safetensors")
+    model = sx.build_model("swiftnet_rn18", num_classes=3)
+    decoder = model.backbone.spp.spp.spp0.conv.weight.clone()
+    sx.load_imagenet_encoder(model, tmp_path / "resnet18.safetensors")
+    state = model.backbone.state_dict()
+    assert all(torch.equal(state[k], v) for k, v in weights.items() if not k.startswith("fc"))
+    assert torch.equal(decoder, model.backbone.spp.spp.spp0.conv.weight)
+    with pytest.raises(CheckpointError, match="missing layer3.0.conv1.weight"):
+        sx.load_imagenet_encoder(model, {k: v for k, v in weights.items() if k != "layer3.0.conv1.weight"})
+    with pytest.raises(CheckpointError, match="does not fit"):
+        sx.load_imagenet_encoder(sx.build_model("swiftnet_mnv2"), weights)
+
+
+def test_the_mobilenet_encoder_sees_an_orange():
+    """The real ImageNet weights, with their classifier on our encoder, know class 950."""
+    folder = DATA / "imagenet"
+    if not folder.is_dir():
+        pytest.skip(f"no ImageNet weights at {folder}; SWIFTNET_DATA names another folder")
+    weights = load_file(folder / "mobilenet_v2.safetensors")
+    model = sx.build_model("swiftnet_mnv2").eval()
+    sx.load_imagenet_encoder(model, str(folder / "mobilenet_v2.safetensors"))
+    last = conv_bn_relu6(320, 1280, 1).eval()
+    last.load_state_dict(
+        {k[len("features.18.") :]: v.float() for k, v in weights.items() if k.startswith("features.18.")}, strict=False
+    )
+    image = torch.from_numpy(np.array(Image.open(folder / "orange.png").convert("RGB"))).permute(2, 0, 1)[None].float()
+    with torch.no_grad():
+        normalised = (image - model.backbone.img_mean) / model.backbone.img_std
+        pooled = last(model.backbone.taps(normalised)[3]).mean((2, 3))
+        p = torch.softmax(
+            pooled @ weights["classifier.1.weight"].float().t() + weights["classifier.1.bias"].float(), 1
+        )[0]
+    assert int(p.argmax()) == 950 and abs(float(p[950]) - 0.60) < 0.05

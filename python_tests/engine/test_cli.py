@@ -1,0 +1,146 @@
+"""The command line, with the shipped weights."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import swiftnet_ext as sx
+from swiftnet_ext.data.classes import CAMVID
+from swiftnet_ext.data.images import read_image, read_labels, write_image
+from swiftnet_ext.data.synthetic import render_scene
+from swiftnet_ext.engine.confusion import ConfusionMatrix
+from swiftnet_ext.engine.predict import output_stems
+
+DATA = Path(os.environ.get("SWIFTNET_DATA", Path(__file__).parents[3] / "shared" / "data"))
+
+
+def swiftnet(*arguments, **options):
+    command = [sys.executable, "-m", "swiftnet_ext.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    path = tmp_path_factory.mktemp("scene") / "scene.png"
+    assert swiftnet("sample", path).returncode == 0
+    return path
+
+
+def test_sample_is_the_rendered_scene(scene):
+    assert np.array_equal(read_image(scene), render_scene(1).image)
+
+
+def test_predict_does_what_it_can(scene, tmp_path):
+    broken, second = tmp_path / "broken.png", tmp_path / "other" / "scene.png"
+    broken.write_bytes(scene.read_bytes()[:5000])
+    second.parent.mkdir()
+    write_image(second, render_scene(2, 96, 128).image)
+    out = tmp_path / "out"
+    result = swiftnet("predict", scene, broken, second, "--out", out)
+    assert result.returncode == 1
+    assert f"left out: {broken}: damaged or cut short" in result.stderr
+    assert "2 of 3 pictures segmented into" in result.stdout and "ms a frame" in result.stdout
+    assert "\x1b" not in result.stdout + result.stderr  # plain text when piped
+    labels = sorted(out.glob("*_labels.png"))
+    assert len(labels) == 2 and len(list(out.glob("*_overlay.png"))) == 2 and (out / "legend.png").is_file()
+    model = sx.load_checkpoint()
+    expected = {model.segment(read_image(p)).tobytes() for p in (scene, second)}
+    assert {read_labels(p).tobytes() for p in labels} == expected
+    assert not list(out.glob("*.tmp"))
+
+
+def test_the_shipped_weights_see_the_scene(scene, tmp_path):
+    """Most of the sky, the road and the buildings: the network and its weights fit together."""
+    truth, found = render_scene(1).labels, sx.load_checkpoint().segment(read_image(scene))
+    for name in ("Sky", "Road", "Building"):
+        c = [info.name for info in CAMVID].index(name)
+        assert (found[truth == c] == c).mean() > 0.5, name
+
+
+@pytest.mark.parametrize(
+    "arguments, status, sentence",
+    [
+        (["predict", "no/*.png"], 2, "swiftnet: no/*.png: no picture found"),
+        (["predict", "SCENE", "--weights", "SCENE"], 2, "not a complete safetensors file"),
+        (["predict", "SCENE", "--weights", "none.safetensors"], 2, "none.safetensors: no such file"),
+        (["predict", "SCENE", "--device", "tpu9"], 2, "--device tpu9"),
+        (["predict", "SCENE", "--backend", "fast"], 2, "expected one of auto, reference"),
+        (["predict"], 2, "Missing argument"),
+        (["evaluate", "--data", "nowhere", "--split", "val"], 2, "val: no such folder"),
+    ],
+)
+def test_user_errors_are_one_line_and_status_2(arguments, status, sentence, scene, tmp_path):
+    result = swiftnet(*[scene if a == "SCENE" else a for a in arguments], cwd=tmp_path)
+    assert result.returncode == status and sentence in result.stderr and "Traceback" not in result.stderr
+
+
+def test_version():
+    assert swiftnet("--version").stdout.strip() == sx.__version__
+
+
+def test_results_of_equal_stems_are_kept_apart():
+    stems = output_stems([Path("a/x.png"), Path("b/x.png"), Path("b/x.jpg"), Path("y.png")])
+    assert stems == ["a_x", "b_x_png", "b_x_jpg", "y"]
+    assert output_stems([Path("a/b.png"), Path("a_b.png"), Path("c/a_b.png")])[0] == "b"
+    many = [Path("d/p.png"), Path("d/p.PNG"), Path("e/d_p.png")]
+    assert len(set(output_stems(many))) == 3
+    assert output_stems([]) == []
+
+
+class TestEvaluate:
+    @pytest.fixture
+    def root(self, tmp_path):
+        for seed in range(2):
+            scene = render_scene(seed, 96, 128)
+            for folder, pixels in (("val", scene.image), ("valannot", scene.labels)):
+                (tmp_path / folder).mkdir(exist_ok=True)
+                write_image(tmp_path / folder / f"{seed}.png", pixels)
+        return tmp_path
+
+    def test_figures_are_those_of_a_naive_count(self, root, tmp_path):
+        result = swiftnet("evaluate", "--data", root, "--split", "val", "--json", tmp_path / "figures.json")
+        assert result.returncode == 0, result.stderr
+        model, hits, union = sx.load_checkpoint(), np.zeros(11), np.zeros(11)
+        for path in sorted((root / "val").iterdir()):
+            labels, target = model.segment(read_image(path)), read_labels(root / "valannot" / path.name)
+            for c in range(11):
+                hits[c] += ((labels == c) & (target == c)).sum()
+                union[c] += ((labels == c) | (target == c)).sum()
+        present = union > 0
+        mean = 100 * (hits[present] / union[present]).mean()
+        assert result.stdout.splitlines()[-1] == f"mIoU {mean:.2f}"
+        figures = json.loads((tmp_path / "figures.json").read_text())
+        assert figures["mIoU"] == pytest.approx(mean) and figures["pictures"] == 2
+        assert sum(map(sum, figures["confusion"])) == 2 * 96 * 128
+
+    def test_camvid_gives_the_documented_figure(self):
+        if not (DATA / "camvid" / "val").is_dir():
+            pytest.skip(f"no CamVid at {DATA}; SWIFTNET_DATA names another folder")
+        result = swiftnet("evaluate", "--data", DATA / "camvid", "--split", "val")
+        name, figure = result.stdout.splitlines()[-1].split()
+        assert name == "mIoU" and abs(float(figure) - 69.06) <= 0.1
+
+
+class TestConfusionMatrix:
+    def test_absent_classes_are_left_out_and_named(self):
+        matrix = ConfusionMatrix(4)
+        matrix.update(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 255]))
+        assert matrix.absent() == [2, 3]
+        assert matrix.mean_iou() == pytest.approx(0.5)
+
+    def test_a_prediction_of_no_class_is_a_miss(self):
+        matrix = ConfusionMatrix(2)
+        matrix.update(np.array([0, 255], np.uint8), np.array([0, 0], np.uint8))
+        assert matrix.iou()[0] == pytest.approx(0.5)
+
+    def test_misuse(self):
+        with pytest.raises(ValueError, match="expected the target's shape"):
+            ConfusionMatrix(2).update(np.zeros(3, int), np.zeros(4, int))
+        with pytest.raises(ValueError, match="no labelled pixel"):
+            ConfusionMatrix(2).mean_iou()
