@@ -2,7 +2,8 @@
 
 From PyTorch 2.0 each operator is `torch.ops.swiftnet_ext.<name>`: an implementation for every device, a fake
 implementation (shapes and strides for torch.compile and export) and an autograd formula. The lower-level Library is
-used rather than `custom_op` because a call through it costs less. Below 2.0 there is nothing to register with, and the plain function runs under an autograd.Function.
+used rather than `custom_op` because a call through it costs less. Below 2.0 there is nothing to register with, and the
+plain function runs under an autograd.Function.
 
 The backward pass recomputes the operator through its reference, so nothing but the inputs is kept.
 """

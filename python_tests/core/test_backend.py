@@ -1,0 +1,127 @@
+"""Which implementation runs, what is said about it, and what an import does."""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+
+import swiftnet_ext as sx
+from swiftnet_ext import _native
+from swiftnet_ext.ops import backend as backend_module
+from swiftnet_ext.ops import current_backend
+
+
+def run(x=None):
+    x = torch.zeros(1, 2, 4, 4) if x is None else x
+    return sx.ops.conv3x3(x, torch.zeros(2, 2, 3, 3, dtype=x.dtype))
+
+
+@pytest.fixture
+def nothing_said_yet(monkeypatch):
+    monkeypatch.setattr(backend_module, "_warned", set())
+
+
+@pytest.fixture
+def no_native_module(monkeypatch):
+    monkeypatch.setattr(_native, "_loaded", {"native": (None, "it is gone"), "emulated": (None, "it is not built")})
+
+
+def test_a_setting_holds_for_a_block_or_for_good():
+    before = current_backend()
+    with sx.use_backend("reference", strict=True):
+        assert current_backend() == ("reference", True)
+        with sx.use_backend("auto"):
+            assert current_backend() == ("auto", False)
+        assert current_backend() == ("reference", True)
+    assert current_backend() == before
+    handle = sx.use_backend("reference")
+    assert current_backend() == ("reference", False)
+    handle.__exit__()
+    with pytest.raises(ValueError, match="expected one of auto, reference, cpu, emulated, cuda, got 'gpu'"):
+        sx.use_backend("gpu")
+
+
+def test_a_cpu_tensor_runs_the_reference_without_a_word(nothing_said_yet):
+    with warnings.catch_warnings(), sx.use_backend("auto", strict=True):
+        warnings.simplefilter("error")
+        run()
+
+
+@pytest.mark.parametrize(
+    "name, reason",
+    [
+        ("cpu", "there are no native CPU kernels in this version"),
+        ("cuda", "the CUDA kernels take CUDA tensors, not cpu"),
+        ("emulated", "it is not built"),
+    ],
+)
+def test_a_fallback_warns_once_and_strict_raises(name, reason, nothing_said_yet, no_native_module):
+    with sx.use_backend(name):
+        with pytest.warns(RuntimeWarning, match="conv3x3: the kernel can't run here: " + reason):
+            run()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            run()
+    with sx.use_backend(name, strict=True), pytest.raises(sx.BackendError, match=reason):
+        run()
+
+
+def test_dtypes_that_kernels_lack(nothing_said_yet, backend):
+    if backend == "reference":
+        return
+    with pytest.raises(sx.BackendError, match="the kernels take float32 and float16, not bfloat16"):
+        run(torch.zeros(1, 2, 4, 4, dtype=torch.bfloat16, device="cuda" if backend == "cuda" else "cpu"))
+    run(torch.zeros(1, 2, 4, 4, dtype=torch.float64))  # the reference by definition: neither a word nor an error
+
+
+def test_what_a_kernel_cannot_do_is_its_reason(nothing_said_yet, backend, device):
+    if backend == "reference":
+        return
+    x = torch.zeros(1, 2, 64, 64, device=device)
+    with pytest.raises(sx.BackendError, match="4096 pooling cells in all, at most 1024"):
+        sx.ops.spatial_pyramid_pool(
+            x, torch.zeros(1, 2, 2, device=device), torch.zeros(2, 4, device=device), grids=[(64, 64)]
+        )
+    with pytest.raises(sx.BackendError, match="33 maps, at most 32"):
+        sx.ops.multiscale_mean([x] * 33, (4, 4))
+
+
+def fresh(code, **variables):
+    """The output of a new interpreter."""
+    environment = dict(os.environ, **variables)
+    return subprocess.check_output([sys.executable, "-c", code], env=environment).decode()
+
+
+def test_importing_touches_no_gpu_and_survives_a_fork():
+    code = (
+        "import os, torch, swiftnet_ext as sx\n"
+        "assert not torch.cuda.is_initialized()\n"
+        "pid = os.fork()\n"
+        "y = sx.ops.conv3x3(torch.ones(1, 1, 3, 3), torch.ones(1, 1, 3, 3))\n"
+        "assert y[0, 0, 1, 1] == 9\n"
+        "os._exit(0) if pid == 0 else print('status', os.waitpid(pid, 0)[1])"
+    )
+    assert fresh(code, OMP_NUM_THREADS="1").strip() == "status 0"
+
+
+def test_environment_variables_set_it():
+    code = "from swiftnet_ext.ops import current_backend; print(current_backend())"
+    assert fresh(code, SWIFTNET_EXT_BACKEND="reference", SWIFTNET_EXT_STRICT="1").strip() == "('reference', True)"
+    with pytest.raises(subprocess.CalledProcessError):
+        fresh(code, SWIFTNET_EXT_BACKEND="fastest")
+
+
+def test_info_says_what_would_run_and_why():
+    command = [sys.executable, "-m", "swiftnet_ext.info"]
+    info = json.loads(subprocess.check_output(command + ["--json"]).decode())
+    assert info["swiftnet_ext"] == sx.__version__ and info["torch"] == torch.__version__
+    (cpu,) = [d for d in info["devices"] if d["device"] == "cpu"]
+    assert set(cpu["operators"]) == set(sx.ops.OPERATORS)
+    assert all(run["runs"] == "reference" and run["reason"] for op in cpu["operators"].values() for run in op.values())
+    assert info["built_for_architectures"] or info["no_kernels_reason"] or info["native_module_reason"]
+    text = subprocess.check_output(command).decode()
+    assert "upsample_add_conv3x3" in text and "CUDA kernels" in text
