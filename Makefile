@@ -41,7 +41,8 @@ CORE := swiftnet_ext/__init__.py swiftnet_ext/_native.py swiftnet_ext/info.py sw
         swiftnet_ext/ops swiftnet_ext/nn swiftnet_ext/models python_tests/conftest.py python_tests/core
 
 # the Jetson TX2's own pair, Python 3.6 and PyTorch 1.10.2: the core's tests against an installed wheel
-PYTHON36 ?= $(shell command -v python3.6 || ls $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.6.*/bin/python3.6 2>/dev/null | tail -n 1)
+PYENV ?= $(or $(PYENV_ROOT),$(HOME)/.pyenv)
+PYTHON36 ?= $(firstword $(wildcard $(PYENV)/versions/3.6.*/bin/python3.6) $(shell command -v python3.6))
 py36:
 	@test -n "$(PYTHON36)" || { echo "make py36 needs Python 3.6: name it by PYTHON36=/path/to/python3.6"; exit 1; }
 	test -x .venv36/bin/python || $(PYTHON36) -m venv .venv36

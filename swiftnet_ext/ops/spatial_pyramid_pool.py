@@ -90,26 +90,15 @@ def _limit(sizes: Sequence[int]) -> str:
     return ""
 
 
-def _run(
-    x: Tensor,
-    level_weight: Tensor,
-    fuse_weight: Tensor,
-    fuse_bias: Any,
-    level_scale: Any,
-    level_shift: Any,
-    fuse_scale: Any,
-    fuse_shift: Any,
-    sizes: List[int],
-    mode: str,
-) -> Tensor:
-    arguments = (x, level_weight, fuse_weight, fuse_bias, level_scale, level_shift, fuse_scale, fuse_shift, sizes, mode)
+def _run(*arguments: Any) -> Tensor:
+    x, level_weight, sizes = arguments[0], arguments[1], arguments[8]
     kernels = kernels_for(NAME, x, _limit(sizes))
     if kernels is None:
         return in_layout_of(_reference(*arguments), x)
     y = _fake(*arguments)
     floats = x.shape[0] * _cells(sizes) * (x.shape[1] + level_weight.shape[1])  # the pooled cells and the levels
     workspace = torch.empty(floats, dtype=torch.float32, device=x.device)
-    kernels.spatial_pyramid_pool(*(arguments + (workspace, y, current_stream(x.device))))
+    kernels.spatial_pyramid_pool(*arguments, workspace, y, current_stream(x.device))
     return y
 
 
