@@ -56,7 +56,7 @@ py36:
 
 # one wheel and one emulated module under two versions of PyTorch; the second brings 5 GB, so this is no part of CI
 two-torches: $(VENV)/.dev $(EMULATION)
-	rm -rf build/wheel && $(BIN)/pip wheel -q --no-deps -w build/wheel .
+	rm -rf build/wheel build/lib.* && $(BIN)/pip wheel -q --no-deps -w build/wheel .
 	for torch in 2.13.0 2.14.1; do \
 	  $(PYTHON) -m venv build/torch-$$torch && build/torch-$$torch/bin/pip install -q torch==$$torch numpy pytest && \
 	  build/torch-$$torch/bin/pip install -q --no-deps --force-reinstall build/wheel/*.whl && \
@@ -75,6 +75,7 @@ $(VENV)/.torch: $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.torch $(SOURCES)
+	rm -rf build/lib.*  # setuptools would pack modules that are gone from the tree
 	$(BIN)/pip install -q ".[cli]"
 	touch $@
 

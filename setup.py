@@ -29,7 +29,8 @@ class CMakeBuild(build_ext):
     def build_extension(self, ext):
         target = os.path.dirname(os.path.abspath(self.get_ext_fullpath(ext.name)))
         build = os.path.join(os.path.abspath(self.build_temp), "cmake")
-        os.makedirs(build, exist_ok=True)
+        shutil.rmtree(build, ignore_errors=True)  # another toolkit's leftovers would be taken for this one's
+        os.makedirs(build)
         jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
         if not jobs.isdigit() or int(jobs) < 1:
             raise RuntimeError("MAX_JOBS: expected a positive number, got {!r}".format(jobs))
