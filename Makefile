@@ -47,20 +47,21 @@ py36:
 	@test -n "$(PYTHON36)" || { echo "make py36 needs Python 3.6: name it by PYTHON36=/path/to/python3.6"; exit 1; }
 	test -x .venv36/bin/python || $(PYTHON36) -m venv .venv36
 	.venv36/bin/python -m pip install -q pip==21.3.1
-	.venv36/bin/python -m pip install -q torch==1.10.2 numpy "pytest<7.1" pybind11==2.12.1 cmake==3.28.4 ninja==1.10.2.4
+	.venv36/bin/python -m pip install -q torch==1.10.2 numpy "pytest<7.1" pytest-xdist==3.0.2 pybind11==2.12.1 cmake==3.28.4 ninja==1.10.2.4
 	SWIFTNET_EXT_CUDA=off .venv36/bin/python -m pip install -q --force-reinstall --no-deps .
 	PATH="$(CURDIR)/.venv36/bin:$$PATH" cmake -S . -B build/emulation36 -G Ninja -DSWIFTNET_EMULATION=ON \
 	  -DPython_EXECUTABLE=$(CURDIR)/.venv36/bin/python
 	.venv36/bin/cmake --build build/emulation36
-	SWIFTNET_EXT_EMULATION=$(CURDIR)/build/emulation36 .venv36/bin/pytest python_tests/core $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 SWIFTNET_EXT_EMULATION=$(CURDIR)/build/emulation36 \
+	  .venv36/bin/pytest python_tests/core -n $(JOBS) $(PYTEST_ARGS)
 
 # one wheel and one emulated module under two versions of PyTorch; the second brings 5 GB, so this is no part of CI
 two-torches: $(VENV)/.dev $(EMULATION)
 	rm -rf build/wheel build/lib.* && $(BIN)/pip wheel -q --no-deps -w build/wheel .
 	for torch in 2.13.0 2.14.1; do \
-	  $(PYTHON) -m venv build/torch-$$torch && build/torch-$$torch/bin/pip install -q torch==$$torch numpy pytest && \
+	  $(PYTHON) -m venv build/torch-$$torch && build/torch-$$torch/bin/pip install -q torch==$$torch numpy pytest pytest-xdist && \
 	  build/torch-$$torch/bin/pip install -q --no-deps --force-reinstall build/wheel/*.whl && \
-	  build/torch-$$torch/bin/pytest -q python_tests/core/ops || exit 1; done
+	  OMP_NUM_THREADS=1 build/torch-$$torch/bin/pytest -q python_tests/core/ops -n $(JOBS) || exit 1; done
 
 clean:
 	rm -rf build .venv .venv36 *.egg-info

@@ -1,5 +1,6 @@
 """Builds the compiled module with CMake and Ninja; see docs/building.md for what can be chosen. Imports no torch."""
 
+import importlib
 import os
 import re
 import shutil
@@ -17,9 +18,13 @@ def read(*parts):
         return file.read()
 
 
-def program(name):
-    """cmake or ninja: this environment's (the build requirement's), or the system's."""
-    found = shutil.which(name, path=os.path.dirname(sys.executable)) or shutil.which(name)
+def program(name, folder):
+    """cmake or ninja: the build requirement's package, which may be newer than what the system has, or else the system's."""
+    try:
+        found = shutil.which(name, path=getattr(importlib.import_module(name), folder))
+    except (ImportError, AttributeError):
+        found = None
+    found = found or shutil.which(name)
     if not found:
         raise RuntimeError("building swiftnet_ext needs {0}; pip install {0}".format(name))
     return found
@@ -34,9 +39,9 @@ class CMakeBuild(build_ext):
         jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
         if not jobs.isdigit() or int(jobs) < 1:
             raise RuntimeError("MAX_JOBS: expected a positive number, got {!r}".format(jobs))
-        cmake = program("cmake")
+        cmake = program("cmake", "CMAKE_BIN_DIR")
         configure = [cmake, "-S", ROOT, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"]
-        configure += ["-DCMAKE_MAKE_PROGRAM=" + program("ninja"), "-DPython_EXECUTABLE=" + sys.executable]
+        configure += ["-DCMAKE_MAKE_PROGRAM=" + program("ninja", "BIN_DIR"), "-DPython_EXECUTABLE=" + sys.executable]
         configure += ["-DCMAKE_LIBRARY_OUTPUT_DIRECTORY=" + target]
         subprocess.check_call(configure)
         subprocess.check_call([cmake, "--build", build, "-j", jobs])

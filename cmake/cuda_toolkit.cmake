@@ -1,6 +1,7 @@
 # Which CUDA toolkit builds the kernels, and for which architectures.
 #
 # swiftnet_find_nvcc(nvcc version bin reason)   CUDACXX, CUDA_HOME, PATH, in that order
+# swiftnet_keep_toolkit(toolkit)               refuses a build tree that was made for another toolkit
 # swiftnet_wrap_nvcc(nvcc bin wrapper)          a script that runs nvcc with a PATH of its own
 # swiftnet_choose_architectures(...)            what was asked for, checked against what the toolkit knows
 
@@ -25,6 +26,7 @@ function(swiftnet_find_nvcc out_nvcc out_version out_bin out_reason)
     set(source "CUDA_HOME=$ENV{CUDA_HOME}")
     find_program(found NAMES nvcc PATHS "$ENV{CUDA_HOME}/bin" NO_DEFAULT_PATH NO_CACHE)
   else()
+    set(on_path "found on PATH")
     string(REPLACE ":" ";" path "$ENV{PATH}")
     find_program(found NAMES nvcc PATHS ${path} NO_DEFAULT_PATH NO_CACHE)
   endif()
@@ -45,12 +47,20 @@ function(swiftnet_find_nvcc out_nvcc out_version out_bin out_reason)
   string(REGEX MATCH "_HERE_=([^\n]*)" _ "${dryrun}")
   set(bin "${CMAKE_MATCH_1}")
   if(failed OR NOT version OR NOT EXISTS "${bin}/nvcc")
-    message(FATAL_ERROR "${found} does not run as nvcc (${source}); set CUDACXX or CUDA_HOME to a working CUDA toolkit, "
+    message(FATAL_ERROR "${found} (${source}${on_path}) does not run as nvcc; set CUDACXX or CUDA_HOME to a working CUDA toolkit, "
                         "or build with SWIFTNET_EXT_CUDA=off")
   endif()
   set(${out_nvcc} "${bin}/nvcc" PARENT_SCOPE)
   set(${out_version} "${version}" PARENT_SCOPE)
   set(${out_bin} "${bin}" PARENT_SCOPE)
+endfunction()
+
+# CMake remembers a compiler's version, includes and runtime library by its path, which is the wrapper's for every toolkit.
+function(swiftnet_keep_toolkit toolkit)
+  if(DEFINED SWIFTNET_TOOLKIT AND NOT SWIFTNET_TOOLKIT STREQUAL toolkit)
+    message(FATAL_ERROR "${CMAKE_BINARY_DIR} was made for ${SWIFTNET_TOOLKIT} and can't change to ${toolkit}; remove that folder first")
+  endif()
+  set(SWIFTNET_TOOLKIT "${toolkit}" CACHE INTERNAL "the toolkit of this build tree")
 endfunction()
 
 # nvcc takes ptxas and the host compiler from PATH: with two toolkits side by side the wrong ones, unless it has its own.
@@ -87,7 +97,8 @@ endfunction()
 # ("61 90+PTX"). `asked` holds architectures separated by ; , or spaces: 61, 6.1, 90a, 90+PTX; empty for the default.
 function(swiftnet_choose_architectures nvcc version asked out_cmake out_text)
   swiftnet_known_architectures("${nvcc}" "${version}" known)
-  if(asked STREQUAL "")
+  string(REGEX MATCHALL "[^,; ]+" architectures "${asked}")
+  if(NOT architectures)
     set(wanted 61 70 75 80 86 90)
     if(version VERSION_GREATER_EQUAL 13.0)
       set(wanted 75 80 86 89 90a 100 120)
@@ -100,8 +111,6 @@ function(swiftnet_choose_architectures nvcc version asked out_cmake out_text)
     endforeach()
     list(APPEND architectures "${last}+PTX")
     list(REMOVE_ITEM architectures "${last}")
-  else()
-    string(REGEX REPLACE "[,; ]+" ";" architectures "${asked}")
   endif()
 
   set(cmake_list "")
@@ -123,6 +132,8 @@ function(swiftnet_choose_architectures nvcc version asked out_cmake out_text)
     endif()
     list(APPEND text "${arch}")
   endforeach()
+  list(REMOVE_DUPLICATES cmake_list)
+  list(REMOVE_DUPLICATES text)
   string(REPLACE ";" " " text "${text}")
   set(${out_cmake} "${cmake_list}" PARENT_SCOPE)
   set(${out_text} "${text}" PARENT_SCOPE)

@@ -77,7 +77,7 @@ def test_default_architectures_of_a_toolkit(version, toolkit, tmp_path):
     assert f"{last}-real;{last}-virtual" in output
 
 
-@pytest.mark.parametrize("asked", ["61;7.5;90+PTX", "6.1 75 9.0+PTX", "61,75,90+PTX"])
+@pytest.mark.parametrize("asked", ["61;7.5;90+PTX", "6.1 75 9.0+PTX", "61,75,90+PTX", " 61; 75, 90 90+PTX; "])
 @pytest.mark.parametrize("variable", ["SWIFTNET_EXT_CUDA_ARCHS", "TORCH_CUDA_ARCH_LIST"])
 def test_architectures_are_taken_in_any_spelling(asked, variable, toolkit, tmp_path):
     status, output = choose(tmp_path, CUDACXX=toolkit("11.8"), **{variable: asked})
@@ -118,6 +118,38 @@ def test_a_broken_setting_is_an_error_not_another_toolkit(variable, toolkit, tmp
     path = toolkit("11.8").parent
     status, output = choose(tmp_path, PATH=f"{path}:/usr/bin:/bin", **{variable: "/nowhere"})
     assert status != 0 and f"{variable}=/nowhere names no nvcc" in output
+
+
+def test_an_nvcc_on_path_that_does_not_run_is_named(tmp_path):
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text("#!/bin/sh\nexit 3\n")
+    nvcc.chmod(0o755)
+    status, output = choose(tmp_path, PATH=f"{tmp_path}:/usr/bin:/bin")
+    assert status != 0 and f"{nvcc} (found on PATH) does not run as nvcc" in output
+
+
+def test_a_build_tree_keeps_its_toolkit(toolkit, tmp_path):
+    made_for, other = toolkit("13.0"), toolkit("11.8")
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.21)\nproject(tree LANGUAGES NONE)\n"
+        f"include({ROOT}/cmake/cuda_toolkit.cmake)\nswiftnet_find_nvcc(nvcc version bin reason)\n"
+        'swiftnet_keep_toolkit("CUDA ${version} (${nvcc})")\n'
+    )
+
+    def configured_with(nvcc):
+        command = [cmake(), "-S", project, "-B", tmp_path / "tree", "-G", "Ninja"]
+        command.append("-DCMAKE_MAKE_PROGRAM=" + (shutil.which("ninja", path=os.path.dirname(cmake())) or "ninja"))
+        environment = {"PATH": "/usr/bin:/bin", "CUDACXX": str(nvcc)}
+        result = subprocess.run(command, env=environment, capture_output=True, text=True)
+        return result.returncode, " ".join(result.stderr.split())
+
+    assert configured_with(made_for) == (0, "")
+    assert configured_with(made_for) == (0, "")
+    status, output = configured_with(other)
+    assert status != 0 and f"was made for CUDA 13.0 ({made_for}) and can't change to CUDA 11.8 ({other})" in output
+    assert "remove that folder" in output
 
 
 def test_wrapper_scripts_are_followed_and_the_toolkit_has_its_own_path(toolkit, tmp_path):
