@@ -27,6 +27,14 @@ def _backends(config):
     return named + (["cuda"] if torch.cuda.is_available() and "cuda" not in named else [])
 
 
+def pytest_configure(config):
+    import torch
+
+    # TF32 would make PyTorch's own error, which ours is measured against, a thousand times larger
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def pytest_report_header(config):
     return "swiftnet_ext backends under test: " + ", ".join(_backends(config))
 

@@ -90,10 +90,11 @@ def test_what_a_kernel_cannot_do_is_its_reason(nothing_said_yet, backend, device
         sx.ops.multiscale_mean([x] * 33, (4, 4))
 
 
-def fresh(code, **variables):
-    """The output of a new interpreter."""
+def fresh(*arguments, **variables):
+    """The output of a new interpreter, started where the source tree does not hide the installed package."""
     environment = dict(os.environ, **variables)
-    return subprocess.check_output([sys.executable, "-c", code], env=environment).decode()
+    here = os.path.dirname(os.path.abspath(__file__))
+    return subprocess.check_output([sys.executable] + list(arguments), env=environment, cwd=here).decode()
 
 
 def test_importing_touches_no_gpu_and_survives_a_fork():
@@ -105,23 +106,22 @@ def test_importing_touches_no_gpu_and_survives_a_fork():
         "assert y[0, 0, 1, 1] == 9\n"
         "os._exit(0) if pid == 0 else print('status', os.waitpid(pid, 0)[1])"
     )
-    assert fresh(code, OMP_NUM_THREADS="1").strip() == "status 0"
+    assert fresh("-c", code, OMP_NUM_THREADS="1").strip() == "status 0"
 
 
 def test_environment_variables_set_it():
     code = "from swiftnet_ext.ops import current_backend; print(current_backend())"
-    assert fresh(code, SWIFTNET_EXT_BACKEND="reference", SWIFTNET_EXT_STRICT="1").strip() == "('reference', True)"
+    assert fresh("-c", code, SWIFTNET_EXT_BACKEND="reference", SWIFTNET_EXT_STRICT="1").strip() == "('reference', True)"
     with pytest.raises(subprocess.CalledProcessError):
-        fresh(code, SWIFTNET_EXT_BACKEND="fastest")
+        fresh("-c", code, SWIFTNET_EXT_BACKEND="fastest")
 
 
 def test_info_says_what_would_run_and_why():
-    command = [sys.executable, "-m", "swiftnet_ext.info"]
-    info = json.loads(subprocess.check_output(command + ["--json"]).decode())
+    info = json.loads(fresh("-m", "swiftnet_ext.info", "--json"))
     assert info["swiftnet_ext"] == sx.__version__ and info["torch"] == torch.__version__
     (cpu,) = [d for d in info["devices"] if d["device"] == "cpu"]
     assert set(cpu["operators"]) == set(sx.ops.OPERATORS)
     assert all(run["runs"] == "reference" and run["reason"] for op in cpu["operators"].values() for run in op.values())
     assert info["built_for_architectures"] or info["no_kernels_reason"] or info["native_module_reason"]
-    text = subprocess.check_output(command).decode()
+    text = fresh("-m", "swiftnet_ext.info")
     assert "upsample_add_conv3x3" in text and "CUDA kernels" in text

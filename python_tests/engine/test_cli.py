@@ -22,6 +22,7 @@ DATA = Path(os.environ.get("SWIFTNET_DATA", Path(__file__).parents[3] / "shared"
 
 def swiftnet(*arguments, **options):
     command = [sys.executable, "-m", "swiftnet_ext.cli", *map(str, arguments)]
+    options.setdefault("cwd", Path(__file__).parent)  # where the source tree does not hide the installed package
     return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
 
 
