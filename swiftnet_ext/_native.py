@@ -21,9 +21,8 @@ def _load_native() -> Tuple[Any, str]:
     try:
         return importlib.import_module("swiftnet_ext._C"), ""
     except ImportError as error:
-        return None, "the compiled module swiftnet_ext._C could not be imported ({}); reinstall swiftnet_ext".format(
-            error
-        )
+        cure = "start Python outside the source tree, or reinstall swiftnet_ext"
+        return None, "the compiled module swiftnet_ext._C could not be imported ({}); {}".format(error, cure)
 
 
 def _load_emulated() -> Tuple[Any, str]:

@@ -10,6 +10,8 @@ from typing import Any, Iterable, Iterator, List, NamedTuple, Optional, Sequence
 from ..data.classes import classes_for, legend, overlay
 from ..data.images import ImageError, read_image, write_image
 
+WARM_UP_CALLS = 3  # a network's first calls make plans and buffers: they are not timed
+
 
 class Outcome(NamedTuple):
     """One picture's result: `error` is None, or says why it was left out; `seconds` from uint8 image to labels."""
@@ -46,13 +48,13 @@ def predict(model: Any, sources: Sequence[Path], out: Path) -> Iterator[Outcome]
     out.mkdir(parents=True, exist_ok=True)
     classes = classes_for(model.num_classes)
     write_image(out / "legend.png", legend(classes))
-    warm = False  # the first call of a network makes plans and buffers: it is not timed
+    warm = False
     for source, stem in zip(sources, output_stems(sources)):
         try:
             image = read_image(source)
-            if not warm:
+            for _ in range(0 if warm else WARM_UP_CALLS):
                 model.segment(image)
-                warm = True
+            warm = True
             start = time.perf_counter()
             labels = model.segment(image)
             seconds = time.perf_counter() - start
