@@ -8,7 +8,7 @@ module's own forward runs.
 
 import copy
 import functools
-from typing import Any, Callable, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -16,62 +16,70 @@ from torch import Tensor, nn
 from .nn import SpatialPyramidPooling, UpsampleBlend, fused
 from .ops import reference
 
+_PARTS = "_swiftnet_ext_parts"  # on a replaced module's class
 _PLAN = "_swiftnet_ext_plan"  # on a replaced module: (resize mode, constant size or None, the method it was found by)
-_MAX_TRIAL_PIXELS = 8192
 
 
 class _Replaced:
     """In front of the module's own class. Copies and pickles name that class and this one, which can be imported."""
 
-    original = nn.Module  # type: type
-    operators = ""
-
     def __reduce_ex__(self, protocol: Any) -> Any:
         reduced = super().__reduce_ex__(max(protocol, 2))  # type: Any
-        return (_rebuild, (self.original, _front_of(type(self)))) + tuple(reduced[2:])
+        return (_rebuild, _parts_of(type(self))) + tuple(reduced[2:])
 
 
 class _Blend(_Replaced):
     """Resize, add, blend; with a projection of the tap where there is a `bottleneck`."""
 
-    operators = "lateral_add, upsample_add_conv3x3"
-
-    def forward(self: Any, x: Tensor, skip: Tensor) -> Tensor:
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         mode, fixed, method = getattr(self, _PLAN)
-        fits = (fixed is None or fixed == tuple(skip.shape[2:])) and self.upsampling_method == method
+        fits = _is_call_of(2, args, kwargs) and fixed in (None, tuple(args[1].shape[2:]))
         if getattr(self, "detach_skip", False) and torch.is_grad_enabled():
             fits = False  # where the gradient ends is the module's own business
+        fits = fits and _uses_skip(self) and self.upsampling_method == method and fused.can_fuse(3, self.blend_conv)
         bottleneck = getattr(self, "bottleneck", None)
-        units = [self.blend_conv] + ([] if bottleneck is None else [bottleneck])
-        if not fits or not _uses_skip(self) or not fused.can_fuse(units):
-            return super().forward(x, skip)  # type: ignore[misc]
-        lateral = skip if bottleneck is None else fused.unit_1x1(bottleneck, skip)
-        return fused.blend(self.blend_conv, x, lateral, mode)
+        if not fits or not (bottleneck is None or fused.can_fuse(1, bottleneck)):
+            return super().forward(*args, **kwargs)  # type: ignore[misc]
+        return _run_blend(self, mode, *args)
 
 
 class _Pyramid(_Replaced):
     """Spatial pyramid pooling."""
 
-    operators = "lateral_add, spatial_pyramid_pool"
-
-    def forward(self: Any, x: Tensor) -> Tensor:
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         mode, fixed, method = getattr(self, _PLAN)
-        size = tuple(x.shape[2:])
-        units = list(self.spp)
-        fits = (fixed is None or fixed == size) and self.upsampling_method == method
-        if not fits or not fused.can_fuse(units):
-            return super().forward(x)  # type: ignore[misc]
-        grids = fused.pyramid_grids(self.grids[: len(units) - 2], size[0], size[1], bool(self.square_grid))
-        return fused.pyramid(units[1:-1], units[-1], fused.unit_1x1(units[0], x), grids, mode)
+        units = list(self.spp._modules.values())
+        fits = _is_call_of(1, args, kwargs) and fixed in (None, tuple(args[0].shape[2:]))
+        fits = fits and self.upsampling_method == method and fused.can_fuse(1, *units)
+        if not fits or fused.levels_misfit(units[1:-1]):
+            return super().forward(*args, **kwargs)  # type: ignore[misc]
+        return _run_pyramid(self, mode, *args)
+
+
+def _run_blend(module: Any, mode: str, x: Tensor, skip: Tensor) -> Tensor:
+    bottleneck = getattr(module, "bottleneck", None)
+    lateral = skip if bottleneck is None else fused.unit_1x1(bottleneck, skip)
+    return fused.blend(module.blend_conv, x, lateral, mode)
+
+
+def _run_pyramid(module: Any, mode: str, x: Tensor) -> Tensor:
+    first, *levels, fuse = module.spp._modules.values()
+    grids = fused.pyramid_grids(module.grids[: len(levels)], x.shape[2], x.shape[3], bool(module.square_grid))
+    return fused.pyramid(levels, fuse, fused.unit_1x1(first, x), grids, mode)
+
+
+_RUN = {_Blend: _run_blend, _Pyramid: _run_pyramid}  # type: Dict[Any, Callable[..., Tensor]]
+_OPERATORS = {_Blend: "lateral_add, upsample_add_conv3x3", _Pyramid: "lateral_add, spatial_pyramid_pool"}
 
 
 @functools.lru_cache(maxsize=None)
 def _class_of(original: Any, front: Any) -> Any:
-    return type(original.__name__, (front, original), {"original": original, "__module__": __name__})
+    return type(original.__name__, (front, original), {_PARTS: (original, front), "__module__": __name__})
 
 
-def _front_of(replaced: Any) -> Any:
-    return replaced.__mro__[1]
+def _parts_of(replaced: Any) -> Any:
+    """(the module's own class, the class in front of it)."""
+    return getattr(replaced, _PARTS)
 
 
 def _rebuild(original: type, front: type) -> Any:
@@ -79,33 +87,13 @@ def _rebuild(original: type, front: type) -> Any:
     return replaced.__new__(replaced)
 
 
+def _is_call_of(count: int, args: Any, kwargs: Any) -> bool:
+    """Whether the module is called as the published code calls it: with this many maps, by position."""
+    return len(args) == count and not kwargs and all(isinstance(a, Tensor) and a.dim() == 4 for a in args)
+
+
 def _uses_skip(module: Any) -> bool:
     return bool(getattr(module, "use_skip", True)) and not getattr(module, "only_skip", False)
-
-
-def _unit_misfit(name: str, unit: Any, kernel_size: int) -> str:
-    """Why a norm-ReLU-convolution unit can't run inside an operator, or nothing."""
-    children = list(unit._modules) if isinstance(unit, nn.Module) else []
-    if children not in (["norm", "relu", "conv"], ["relu", "conv"]):
-        return "{} has children {}, expected norm, relu, conv".format(name, ", ".join(children) or "none")
-    conv, norm = unit.conv, fused.norm_of(unit)
-    if type(unit.relu) is not nn.ReLU:
-        return "{}.relu is {}, not nn.ReLU".format(name, type(unit.relu).__name__)
-    if norm is not None and type(norm) not in fused.NORMS:
-        return "{}.norm is {}, not nn.BatchNorm2d".format(name, type(norm).__name__)
-    if norm is not None and norm.running_mean is None:
-        return "{}.norm keeps no running statistics".format(name)
-    if type(conv) is not nn.Conv2d:
-        return "{}.conv is {}, not nn.Conv2d".format(name, type(conv).__name__)
-    half = kernel_size // 2
-    wanted = dict(
-        kernel_size=(kernel_size, kernel_size), stride=(1, 1), padding=(half, half), dilation=(1, 1), groups=1,
-        padding_mode="zeros"
-    )  # fmt: skip
-    for attribute, value in wanted.items():
-        if getattr(conv, attribute) != value:
-            return "{}.conv has {} {}, the operator {}".format(name, attribute, getattr(conv, attribute), value)
-    return ""
 
 
 def _resizing(method: Any) -> Tuple[str, Optional[Tuple[int, ...]], str]:
@@ -132,21 +120,22 @@ def _resizing(method: Any) -> Tuple[str, Optional[Tuple[int, ...]], str]:
 
 def _differs(module: Any, front: type, plan: Any) -> str:
     """Why the operators would not give what the module's own forward gives, or nothing: both run on a copy with random
-    weights in float64. A constant size too large for that is taken at its word."""
-    fixed = plan[1]
-    if fixed is not None and fixed[0] * fixed[1] > _MAX_TRIAL_PIXELS:
-        return ""
+    weights in float64. There a constant size becomes a small one."""
+    mode, fixed, _ = plan
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    height, width = fixed or (6, 9)
+    height, width = 6, 9
     try:
         trial = copy.deepcopy(module).to("cpu", torch.float64).eval()
         for part in trial.modules():
             for hooks in (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks):
                 hooks.clear()
+        if fixed is not None:
+            trial.upsampling_method = functools.partial(reference.resize, mode=mode)
+            trial.fixed_size = height, width
         with torch.no_grad():
             for name, value in list(trial.named_parameters()) + list(trial.named_buffers()):
                 if value.is_floating_point():
@@ -159,8 +148,7 @@ def _differs(module: Any, front: type, plan: Any) -> str:
                 lateral = trial.bottleneck.conv.in_channels if "bottleneck" in trial._modules else channels
                 maps = [draw(1, channels, 4, 5), draw(1, lateral, height, width)]
             expected = trial(*maps)
-            _put_in_front(trial, front, plan)
-            same = torch.allclose(trial(*maps), expected)
+            same = torch.allclose(_RUN[front](trial, mode, *maps), expected)
     except Exception as error:  # the forward is the user's: whatever it raises on a small map is the reason
         return "it could not be tried: {}: {}".format(type(error).__name__, error)
     return "" if same else "its own forward computes something else"
@@ -173,9 +161,9 @@ def _put_in_front(module: Any, front: Any, plan: Any) -> None:
 
 
 def _blend_plan(module: Any) -> Tuple[Any, str]:
-    misfit = _unit_misfit("blend_conv", module.blend_conv, 3)
+    misfit = fused.misfit("blend_conv", module.blend_conv, 3)
     if not misfit and "bottleneck" in module._modules:
-        misfit = _unit_misfit("bottleneck", module.bottleneck, 1)
+        misfit = fused.misfit("bottleneck", module.bottleneck, 1)
     if not misfit and not _uses_skip(module):
         misfit = "nothing is added to the resized map (use_skip is off)"
     if not misfit and not callable(getattr(module, "upsampling_method", None)):
@@ -187,23 +175,20 @@ def _blend_plan(module: Any) -> Tuple[Any, str]:
 
 
 def _pyramid_plan(module: Any) -> Tuple[Any, str]:
-    names, units = list(module.spp._modules), list(module.spp)
-    for name, unit in zip(names, units):
-        misfit = _unit_misfit("spp." + name, unit, 1)
+    if type(module.spp) is not nn.Sequential:
+        return None, "spp is {}, not nn.Sequential".format(type(module.spp).__name__)
+    units = list(module.spp)
+    for name, unit in module.spp._modules.items():
+        misfit = fused.misfit("spp." + name, unit, 1)
         if misfit:
             return None, misfit
     for attribute in ("grids", "square_grid", "upsampling_method"):
         if not hasattr(module, attribute):
             return None, "it has no attribute {}".format(attribute)
     levels = units[1:-1]
-    if (
-        not levels
-        or len({unit.conv.weight.shape for unit in levels}) != 1
-        or len({"norm" in u._modules for u in levels}) != 1
-    ):
-        return None, "its levels differ in shape"
-    if any(unit.conv.bias is not None for unit in levels):
-        return None, "its levels have biases"
+    misfit = fused.levels_misfit(levels)
+    if misfit:
+        return None, misfit
     if len(module.grids) < len(levels):
         return None, "it has {} grids for {} levels".format(len(module.grids), len(levels))
     mode, fixed, misfit = _resizing(module.upsampling_method)
@@ -215,15 +200,16 @@ def _pyramid_plan(module: Any) -> Tuple[Any, str]:
 
 def _recognise(module: nn.Module) -> Tuple[Optional[type], Any, str]:
     """(front class, plan, why not) of a module; no class for one that is none of SwiftNet's."""
-    children = module._modules
+    children = dict(module.named_children())
     spp = children.get("spp")
+    scripted = isinstance(module, torch.jit.ScriptModule)
     if "blend_conv" in children:
         front, plan_of = _Blend, _blend_plan  # type: type, Any
-    elif isinstance(spp, nn.Sequential) and {"spp_bn", "spp_fuse"} <= set(spp._modules):
+    elif spp is not None and {"spp_bn", "spp_fuse"} <= {name for name, _ in spp.named_children()}:
         front, plan_of = _Pyramid, _pyramid_plan
     else:
         return None, None, ""
-    if isinstance(module, torch.jit.ScriptModule):
+    if scripted:
         return front, None, "it is a ScriptModule; replace modules before scripting"
     if "forward" in vars(module):
         return front, None, "its forward was replaced on the object itself"
@@ -303,14 +289,14 @@ def replace_modules(
         if isinstance(module, (UpsampleBlend, SpatialPyramidPooling)):
             front, plan, misfit = None, None, "it is swiftnet_ext's own module, and runs the operators already"
         elif isinstance(module, _Replaced):
-            front, plan, misfit = _front_of(type(module)), getattr(module, _PLAN), ""
+            front, plan, misfit = _parts_of(type(module))[1], getattr(module, _PLAN), ""
         else:
             front, plan, misfit = _recognise(module)
             if front is None:
                 continue
         if filter_fn is not None and not filter_fn(path, module):
             continue
-        operators = getattr(front, "operators", "")
+        operators = "" if front is None else _OPERATORS[front]
         own = isinstance(module, (UpsampleBlend, SpatialPyramidPooling))
         entries.append(ReplaceEntry(path, type(module).__name__, not misfit, operators, misfit, own))
         if not misfit and not isinstance(module, _Replaced):
@@ -326,11 +312,20 @@ def replace_modules(
 
 
 def restore_modules(model: nn.Module) -> int:
-    """Undoes replace_modules, in place; returns how many modules got their own class back."""
-    count = 0
-    for module in model.modules():
-        if isinstance(module, _Replaced):
-            module.__class__ = module.original
-            delattr(module, _PLAN)
-            count += 1
-    return count
+    """Undoes replace_modules, in place; returns how many modules got their own class back.
+
+    Raises:
+        RuntimeError: a module's class was changed again since then; nothing is undone.
+    """
+    replaced = [(path, module) for path, module in model.named_modules() if isinstance(module, _Replaced)]
+    for path, module in replaced:
+        if _PARTS not in vars(type(module)):
+            raise RuntimeError(
+                "restore_modules: {!r}: its class became {} after replace_modules; undo that first".format(
+                    path, type(module).__name__
+                )
+            )
+    for _, module in replaced:
+        module.__class__ = _parts_of(type(module))[0]
+        delattr(module, _PLAN)
+    return len(replaced)

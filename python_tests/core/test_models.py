@@ -190,6 +190,18 @@ def test_compile_takes_a_whole_network_in_one_graph(name, backend, device):
         torch.testing.assert_close(compiled, model(images), rtol=1e-4, atol=1e-4)
 
 
+def test_a_convolution_put_in_later_is_the_one_that_runs():
+    unit = sx.nn.BNReLUConv(4, 4, 3).eval()
+    unit.conv = torch.nn.Conv2d(4, 4, 3, padding=2, dilation=2)
+    x = torch.randn(1, 4, 6, 7)
+    assert torch.equal(unit(x), unit.conv(unit.relu(unit.norm(x))))
+
+
+def test_a_pyramid_has_channels_for_each_grid():
+    with pytest.raises(ValueError, match="channels: expected at least one for each of 3 grids, got 2"):
+        sx.build_model("swiftnet_mnv2", channels=2)
+
+
 class TestMultiScale:
     def test_is_the_mean_of_resized_probabilities(self, backend, device):
         model = randomise(sx.build_model("swiftnet_mnv2", num_classes=4)).to(device)
@@ -212,3 +224,7 @@ class TestMultiScale:
             sx.nn.MultiScale(torch.nn.ReLU())
         with pytest.raises(ValueError, match="factors: expected positive"):
             sx.nn.MultiScale(sx.build_model("swiftnet_mnv2"), factors=(0, 1))
+        multi = sx.nn.MultiScale(sx.build_model("swiftnet_mnv2").eval())
+        for wrong in (torch.zeros(3, 32, 32), torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "scene.png"):
+            with pytest.raises(ValueError, match="images: expected a floating-point tensor"):
+                multi(wrong)

@@ -127,6 +127,32 @@ class DoubledUnit(Unit):
         return 2 * super().forward(x)
 
 
+class DoubledWithOwnResizing(Doubled):
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.upsampling_method = self.resize
+
+    def resize(self, x, size):
+        return nearest(x, size)
+
+
+class DoubledConstantSize(Blend):
+    def forward(self, x, skip):
+        return 2 * super().forward(x, skip)
+
+
+def scripted(module):
+    class Scriptable(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blend_conv = module.blend_conv
+
+        def forward(self, x, skip):
+            return self.blend_conv(x + skip)
+
+    return torch.jit.script(Scriptable())
+
+
 def doubling(x, size):
     return nn.functional.interpolate(x, scale_factor=2, mode="nearest")
 
@@ -134,6 +160,10 @@ def doubling(x, size):
 REFUSED = {
     "blend_conv has children conv, norm, relu": lambda: changed(Blend(6, 4), "blend_conv", ConvFirst()),
     "its own forward computes something else": lambda: Doubled(6),
+    "its own forward computes .*": lambda: DoubledWithOwnResizing(6),
+    "own forward computes something": lambda: DoubledConstantSize(6, 4, nearest_to((128, 256))),
+    "it is a ScriptModule": lambda: scripted(PyramidBlend(6)),
+    "its levels have biases": lambda: changed(Pyramid(7, 12), "spp.spp1", Unit(12, 4, 1, bias=True)),
     "its own forward computes something": lambda: changed(Blend(6, 4), "blend_conv", DoubledUnit(6, 6, 3)),
     "neither bilinear .* nor nearest": lambda: Blend(6, 4, doubling),
     "blend_conv.conv is Separable, not nn.Conv2d": lambda: changed(Blend(6, 4), "blend_conv.conv", Separable()),
@@ -221,8 +251,52 @@ class AddOne(nn.Conv2d):
         return super().forward(x) + 1
 
 
+class ThreeArguments(Blend):
+    def forward(self, x, tap, factor=1.0):
+        return factor * super().forward(x, tap)
+
+
+def test_other_calls_run_the_modules_own_forward():
+    ours, plain = randomise(ThreeArguments(6, 4)), randomise(ThreeArguments(6, 4))
+    sx.replace_modules(ours, require_all=True)
+    x, tap = maps((1, 6, 4, 5), (1, 4, 8, 10))
+    close(ours(x, tap), plain(x, tap))
+    assert torch.equal(ours(x, tap=tap), plain(x, tap))
+    assert torch.equal(ours(x, tap, 3.0), plain(x, tap, 3.0))
+
+
+def test_hooks_on_every_module_fire():
+    model = randomise(Blend(6, 4))
+    sx.replace_modules(model, require_all=True)
+    seen = []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *rest: seen.append(type(module)))
+    model(*maps((1, 6, 4, 5), (1, 4, 8, 10)))
+    handle.remove()
+    assert seen.count(nn.Conv2d) == 2 and seen.count(nn.BatchNorm2d) == 2
+
+
+def test_scripted_neighbours_do_no_harm():
+    model = nn.ModuleList([torch.jit.script(nn.ReLU()), PyramidBlend(4)])
+    assert [e.path for e in sx.replace_modules(model, require_all=True).replaced] == ["1"]
+
+
+def test_a_class_changed_again_is_not_restored():
+    model = nn.ModuleList([PyramidBlend(4), PyramidBlend(4)])
+    sx.replace_modules(model)
+    model[1].__class__ = type("Wrapped", (type(model[1]),), {})
+    with pytest.raises(RuntimeError, match="'1': its class became Wrapped"):
+        sx.restore_modules(model)
+    assert type(model[0]) is not PyramidBlend
+
+
 CHANGES = {
     "another convolution": lambda m: setattr(m.blend_conv, "conv", AddOne(6, 6, 3, padding=1)),
+    "a dilated convolution": lambda m: setattr(m.blend_conv, "conv", nn.Conv2d(6, 6, 3, padding=2, dilation=2)),
+    "reflected padding": lambda m: setattr(m.blend_conv, "conv", nn.Conv2d(6, 6, 3, padding=1, padding_mode="reflect")),
+    "a grouped convolution": lambda m: setattr(m.blend_conv, "conv", nn.Conv2d(6, 6, 3, padding=1, groups=2)),
+    "a 3x3 lateral": lambda m: setattr(m.bottleneck, "conv", nn.Conv2d(4, 6, 3, padding=1)),
+    "another lateral": lambda m: setattr(m, "bottleneck", nn.Conv2d(4, 6, 1)),
+    "one more layer": lambda m: m.blend_conv.add_module("last", nn.Tanh()),
     "another resizing": lambda m: setattr(m, "upsampling_method", nearest),
     "use_skip": lambda m: setattr(m, "use_skip", False),
     "a forward on the object": lambda m: setattr(m.bottleneck.conv, "forward", lambda x: torch.ones(1, 6, 8, 10)),

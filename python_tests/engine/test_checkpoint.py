@@ -64,6 +64,32 @@ def test_what_does_not_fit_is_listed(tmp_path):
         sx.load_checkpoint(path)
 
 
+@pytest.mark.parametrize(
+    "key, tensor, metadata, sentence",
+    [
+        (
+            "logits.conv.weight",
+            torch.zeros(1, 100000, 1, 1),
+            {},
+            "logits.conv.weight is .*expected .classes, 128, 1, 1",
+        ),
+        ("logits.conv.weight", torch.zeros(10**9, 128, 0, 0), {}, "logits.conv.weight is"),
+        ("logits.conv.weight", torch.zeros(0, 128, 1, 1), {}, "num_classes: expected a positive integer"),
+        ("logits.conv.weight", torch.zeros(4, 128, 1, 1, dtype=torch.int32), {}, "int32, expected floating point"),
+        ("backbone.upsample.2.blend_conv.conv.weight", torch.zeros(100000, 1, 1, 1), {}, "does not fit"),
+        ("extra", torch.zeros(1), {"mode": "bicubic"}, "mode: expected one of"),
+        ("extra", torch.zeros(1), {"model": "swiftnet_rn50"}, "holds a model 'swiftnet_rn50'"),
+    ],
+)
+def test_a_small_file_cannot_ask_for_what_it_does_not_hold(key, tensor, metadata, sentence, tmp_path):
+    path = tmp_path / "a.safetensors"
+    state = dict(sx.build_model("swiftnet_mnv2", num_classes=4).state_dict(), **{key: tensor})
+    save_file(state, path, metadata=metadata)
+    with pytest.raises(CheckpointError, match=sentence) as error:
+        sx.load_checkpoint(path)
+    assert str(path) in str(error.value)
+
+
 class TestPlainReader:
     def test_reads_what_the_library_reads(self):
         tensors, metadata = read_plain(default_weights())
@@ -82,6 +108,10 @@ class TestPlainReader:
             content.replace(b"F32", b"F99"),
             content.replace(b"[2,3]", b"[2,4]"),
             content.replace(b"[0,24]", b"[8,99]"),
+            content.replace(b"[0,2]", b"[0,%d]" % 10**40).replace(
+                content[:8], (int.from_bytes(content[:8], "little") + 40).to_bytes(8, "little")
+            ),
+            b"\x15" + bytes(7) + b'{"__metadata__": [3]}',
         ]
         for bad in damaged:
             assert bad != content

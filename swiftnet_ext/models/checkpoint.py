@@ -44,6 +44,8 @@ def _differences(expected: Dict[str, Tensor], given: Dict[str, Tensor]) -> List[
     for k in expected:
         if k in given and expected[k].shape != given[k].shape:
             found.append("{} is {}, expected {}".format(k, list(given[k].shape), list(expected[k].shape)))
+        elif k in given and expected[k].is_floating_point() and not given[k].is_floating_point():
+            found.append("{} is {}, expected floating point".format(k, given[k].dtype))
     return found
 
 
@@ -75,11 +77,21 @@ def _detect(tensors: Dict[str, Tensor], metadata: Dict[str, str], path: str) -> 
     stated = metadata.get("model", name)
     if stated not in MODELS:
         raise CheckpointError("{}: holds a model {!r}; this version has {}".format(path, stated, ", ".join(MODELS)))
+    # both shapes count only as a whole, so that a small file can't ask for a network larger than itself
+    blend = tensors.get("backbone.upsample.2.blend_conv.conv.weight")
+    channels = 128 if blend is None or blend.shape != (len(blend), len(blend), 3, 3) else len(blend)
+    heads = {torch.Size((channels, 1, 1)): "1x1", torch.Size((channels, 3, 3)): "3x3"}
+    if weight.shape[1:] not in heads:
+        raise CheckpointError(
+            "{}: logits.conv.weight is {}, expected [classes, {}, 1, 1] or [classes, {}, 3, 3]".format(
+                path, list(weight.shape), channels, channels
+            )
+        )
     return {
         "name": stated,
         "num_classes": int(weight.shape[0]),
-        "head": "1x1" if weight.shape[2] == 1 else "3x3",
-        "channels": int(weight.shape[1]),
+        "head": heads[weight.shape[1:]],
+        "channels": channels,
         "mode": metadata.get("mode", "bilinear"),
     }
 
@@ -97,7 +109,11 @@ def load_checkpoint(path: Optional[str] = None) -> SwiftNet:
     """
     path = default_weights() if path is None else os.fspath(path)
     tensors, metadata = _read(path)
-    model = build_model(**_detect(tensors, metadata, path))
+    options = _detect(tensors, metadata, path)
+    try:
+        model = build_model(**options)
+    except ValueError as error:
+        raise CheckpointError("{}: {}".format(path, error))
     _load_strictly(model, {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}, path, repr(model))
     return model.eval()
 

@@ -50,9 +50,9 @@ def read_plain(path: str) -> Content:
     data = memoryview(content)[8 + length :]
     try:
         header = json.loads(content[8 : 8 + length].decode("utf-8"))
-        metadata = header.pop("__metadata__", {})
+        metadata = {str(k): str(v) for k, v in header.pop("__metadata__", {}).items()}
         return {key: _tensor(entry, data) for key, entry in header.items()}, metadata
-    except (AttributeError, KeyError, RecursionError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, RecursionError, RuntimeError, TypeError, ValueError) as error:
         raise DamagedFile("{}: {}".format(type(error).__name__, error))
 
 

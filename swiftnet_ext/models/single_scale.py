@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..nn import BNReLUConv, SpatialPyramidPooling, UpsampleBlend
+from ..nn.layers import check_images
 from ..ops import checks, reference
 from .mobilenet_v2 import MobileNetV2
 from .resnet import ResNet
@@ -46,21 +47,7 @@ class Logits(BNReLUConv):
 
     def forward(self, images: Tensor, backbone: Any = None) -> Tensor:
         """Images [N, 3, H, W], float RGB 0..255, to logits [N, classes, H/4, W/4]."""
-        if (
-            not isinstance(images, Tensor)
-            or images.dim() != 4
-            or images.shape[1] != 3
-            or not images.is_floating_point()
-        ):
-            got = (
-                "{} {}".format(images.dtype, list(images.shape))
-                if isinstance(images, Tensor)
-                else type(images).__name__
-            )
-            raise ValueError(
-                "images: expected a floating-point tensor [N, 3, H, W] of RGB 0..255, got {}; "
-                "a uint8 image [H, W, 3] goes to segment()".format(got)
-            )
+        check_images(images)
         return super().forward(_decoded(self._backbone[0] if backbone is None else backbone, images))
 
 

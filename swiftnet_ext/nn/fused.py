@@ -7,10 +7,14 @@ from typing import Any, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 
 from .. import ops
 
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+GLOBAL_HOOKS = tuple(
+    "_global_" + h for h in ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
+)
 
 
 def norm_of(unit: Any) -> Optional[nn.Module]:
@@ -41,17 +45,62 @@ def _is_observed(module: nn.Module) -> bool:
     return bool(hooks or getattr(module, "_backward_pre_hooks", None) or "forward" in vars(module))
 
 
-def can_fuse(units: Sequence[Any]) -> bool:
-    """Whether these units may run inside an operator now: in eval mode, of plain layers that nothing observes."""
+def misfit(name: str, unit: Any, kernel_size: int) -> str:
+    """Why a unit can't run inside an operator that convolves with this kernel size, or nothing.
+
+    Types are compared exactly: a subclass may compute something else.
+    """
+    children = list(unit._modules.keys()) if isinstance(unit, nn.Module) else []
+    if children not in (["norm", "relu", "conv"], ["relu", "conv"]):
+        return "{} has children {}, expected norm, relu, conv".format(name, ", ".join(children) or "none")
+    conv, norm = unit.conv, norm_of(unit)
+    if type(unit.relu) is not nn.ReLU:
+        return "{}.relu is {}, not nn.ReLU".format(name, type(unit.relu).__name__)
+    if norm is not None and type(norm) not in NORMS:
+        return "{}.norm is {}, not nn.BatchNorm2d".format(name, type(norm).__name__)
+    if norm is not None and norm.running_mean is None:
+        return "{}.norm keeps no running statistics".format(name)
+    if type(conv) is not nn.Conv2d:
+        return "{}.conv is {}, not nn.Conv2d".format(name, type(conv).__name__)
+    half = kernel_size // 2
+    wanted = (
+        ("kernel_size", (kernel_size, kernel_size)),
+        ("stride", (1, 1)),
+        ("padding", (half, half)),
+        ("dilation", (1, 1)),
+        ("groups", 1),
+        ("padding_mode", "zeros"),
+    )
+    for attribute, value in wanted:
+        if getattr(conv, attribute) != value:
+            return "{}.conv has {} {}, the operator {}".format(name, attribute, getattr(conv, attribute), value)
+    return ""
+
+
+def levels_misfit(levels: Sequence[Any]) -> str:
+    """Why units that fit by themselves can't be the levels of one pyramid, or nothing."""
+    if not levels:
+        return "it has no levels"
+    first = levels[0]
+    for unit in levels:
+        if unit.conv.weight.shape != first.conv.weight.shape or (norm_of(unit) is None) != (norm_of(first) is None):
+            return "its levels differ in shape"
+        if unit.conv.bias is not None:
+            return "its levels have biases"
+    return ""
+
+
+def can_fuse(kernel_size: int, *units: Any) -> bool:
+    """Whether these units may run inside an operator now: they fit, in eval mode, and no hook waits for them."""
+    if any(getattr(torch_module, hooks, None) for hooks in GLOBAL_HOOKS):
+        return False
     for unit in units:
-        norm = norm_of(unit)
-        if type(unit.conv) is not nn.Conv2d or type(unit.relu) is not nn.ReLU:
+        if misfit("", unit, kernel_size):
             return False
+        norm = norm_of(unit)
         if unit.training or _is_observed(unit) or _is_observed(unit.relu) or _is_observed(unit.conv):
             return False
-        if norm is not None and (
-            type(norm) not in NORMS or norm.training or norm.running_mean is None or _is_observed(norm)
-        ):
+        if norm is not None and (norm.training or _is_observed(norm)):
             return False
     return True
 

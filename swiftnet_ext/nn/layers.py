@@ -14,6 +14,21 @@ from ..ops.checks import MODES, choice
 from . import fused
 
 
+def check_images(images: Any) -> None:
+    """Images are a floating-point tensor [N, 3, H, W].
+
+    Raises:
+        ValueError: anything else.
+    """
+    tensor = isinstance(images, Tensor)
+    if not tensor or images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        got = "{} {}".format(images.dtype, list(images.shape)) if tensor else type(images).__name__
+        raise ValueError(
+            "images: expected a floating-point tensor [N, 3, H, W] of RGB 0..255, got {}; "
+            "a uint8 image [H, W, 3] goes to segment()".format(got)
+        )
+
+
 class BNReLUConv(nn.Sequential):
     """Batch norm → ReLU → convolution (stride 1, output of the input's size), the pre-activation unit of the decoder.
 
@@ -39,7 +54,7 @@ class BNReLUConv(nn.Sequential):
         self.add_module("conv", nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias))
 
     def forward(self, x: Tensor) -> Tensor:
-        if not fused.can_fuse([self]):
+        if not fused.can_fuse(self.kernel_size, self):
             return super().forward(x)
         return fused.unit_1x1(self, x) if self.kernel_size == 1 else fused.unit_3x3(self, x)
 
@@ -71,7 +86,7 @@ class UpsampleBlend(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         lateral = skip if self.bottleneck is None else self.bottleneck(skip)
-        if fused.can_fuse([self.blend_conv]):
+        if fused.can_fuse(3, self.blend_conv):
             return fused.blend(self.blend_conv, x, lateral, self.mode)
         return self.blend_conv(reference.resize(x, lateral.shape[2:], self.mode) + lateral)
 
@@ -107,6 +122,12 @@ class SpatialPyramidPooling(nn.Module):
             raise ValueError("SpatialPyramidPooling: grids: expected positive row counts, got {!r}".format(grids))
         self.grids, self.square_grid, self.mode = tuple(grids), square_grid, mode
         level_channels = channels // len(self.grids)
+        if level_channels < 1:
+            raise ValueError(
+                "SpatialPyramidPooling: channels: expected at least one for each of {} grids, got {!r}".format(
+                    len(self.grids), channels
+                )
+            )
         self.spp = nn.Sequential()
         self.spp.add_module("spp_bn", BNReLUConv(in_channels, channels, kernel_size=1))
         for i in range(len(self.grids)):
@@ -119,7 +140,7 @@ class SpatialPyramidPooling(nn.Module):
         x = first(x)
         size = x.shape[2:]
         grids = fused.pyramid_grids(self.grids, size[0], size[1], self.square_grid)
-        if fused.can_fuse(levels + [fuse]):
+        if fused.can_fuse(1, fuse, *levels) and not fused.levels_misfit(levels):
             return fused.pyramid(levels, fuse, x, grids, self.mode)
         maps = [x]
         for unit, grid in zip(levels, grids):
@@ -155,6 +176,7 @@ class MultiScale(nn.Module):
         self.model, self.factors, self.order = model, tuple(factors), order
 
     def forward(self, images: Tensor, reduce: str = "mean") -> Tensor:
+        check_images(images)
         height, width = images.shape[2:]
         maps = []
         for factor in self.factors:
