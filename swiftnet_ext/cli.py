@@ -20,7 +20,7 @@ import torch
 from . import __version__, load_checkpoint, use_backend
 from .data.classes import classes_for
 from .data.folder import DataError, SegmentationFolder
-from .data.images import ImageError, find_images, write_image
+from .data.images import ImageError, find_images, replacing, write_image
 from .engine.evaluate import evaluate as run_evaluation
 from .engine.predict import median_seconds
 from .engine.predict import predict as run_prediction
@@ -45,9 +45,18 @@ def _load(weights: Optional[Path], device: Optional[str], backend: str) -> Any:
         raise UserError(str(error))
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        if torch.device(name).type not in ("cpu", "cuda"):
+            raise UserError(f"--device {name}: expected cpu, cuda or cuda:N")
         return load_checkpoint(None if weights is None else str(weights)).to(torch.device(name))
     except (RuntimeError, AssertionError) as error:  # an unknown device, or a PyTorch without CUDA
         raise UserError(f"--device {name}: {error}")
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: can't be made a folder ({error.strerror}); name another")
 
 
 def _track(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
@@ -70,6 +79,7 @@ def predict(
     still done, and the exit status is 1.
     """
     sources = find_images(images)
+    _make_folder(out)
     model = _load(weights, device, backend)
     outcomes = list(_track(run_prediction(model, sources, out), len(sources), "segmenting"))
     failed = [o for o in outcomes if o.error is not None]
@@ -95,6 +105,8 @@ def evaluate(
     json_file: Optional[Path] = typer.Option(None, "--json", help="Write the figures to this file as well."),
 ) -> None:
     """Per-class IoU and mIoU, in percent, of a checkpoint on a labelled data set."""
+    if json_file is not None:
+        _make_folder(json_file.parent)
     model = _load(weights, device, backend)
     folder = SegmentationFolder(str(data), split, model.num_classes)
     matrix = run_evaluation(model, folder, lambda indices: _track(indices, len(folder), "evaluating"))
@@ -116,7 +128,8 @@ def evaluate(
             "IoU": {n: None if i in matrix.absent() else iou[i] for i, n in enumerate(names)},
             "confusion": matrix.counts.tolist(),
         }
-        json_file.write_text(json.dumps(figures, indent=2) + "\n")
+        with replacing(json_file) as temporary:
+            temporary.write_text(json.dumps(figures, indent=2) + "\n")
     typer.echo(f"mIoU {mean:.2f}")
 
 
@@ -128,6 +141,9 @@ def sample(
     """Render a road scene to try `predict` on."""
     from .data.synthetic import render_scene
 
+    if out.suffix.lower() != ".png":
+        raise UserError(f"{out}: the scene is written as PNG; expected a name that ends in .png")
+    _make_folder(out.parent)
     write_image(out, render_scene(seed).image)
     typer.echo(f"rendered road scene {seed}: {out}")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import swiftnet_ext as sx
@@ -15,7 +16,7 @@ from swiftnet_ext.data.classes import CAMVID
 from swiftnet_ext.data.images import read_image, read_labels, write_image
 from swiftnet_ext.data.synthetic import render_scene
 from swiftnet_ext.engine.confusion import ConfusionMatrix
-from swiftnet_ext.engine.predict import output_stems
+from swiftnet_ext.engine.predict import output_stems, predict
 
 DATA = Path(os.environ.get("SWIFTNET_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -56,10 +57,32 @@ def test_predict_does_what_it_can(scene, tmp_path):
     assert not list(out.glob("*.tmp"))
 
 
+def test_a_picture_too_large_for_the_gpu_is_left_out(tmp_path):
+    class Small:
+        num_classes = 11
+
+        def segment(self, image):
+            if image.shape[1] > 50:
+                raise torch.cuda.OutOfMemoryError
+            return image[..., 0] % 11
+
+    sources = [tmp_path / "large.png", tmp_path / "small.png"]
+    for source, width in zip(sources, (60, 40)):
+        write_image(source, render_scene(0, 32, width).image)
+    large, small = predict(Small(), sources, tmp_path / "out")
+    assert large.error.startswith(f"{sources[0]}: 60×32 pixels need more GPU memory") and small.error is None
+    assert np.array_equal(read_labels(tmp_path / "out" / "small_labels.png"), read_image(sources[1])[..., 0] % 11)
+
+
+def test_folders_for_results_are_made(tmp_path):
+    assert swiftnet("sample", tmp_path / "new" / "folder" / "scene.png", "--seed", 2).returncode == 0
+    assert np.array_equal(read_image(tmp_path / "new" / "folder" / "scene.png"), render_scene(2).image)
+
+
 def test_the_shipped_weights_see_the_scene(scene, tmp_path):
-    """Most of the sky, the road and the buildings: the network and its weights fit together."""
+    """Most of the large classes: the network and its weights fit together."""
     truth, found = render_scene(1).labels, sx.load_checkpoint().segment(read_image(scene))
-    for name in ("Sky", "Road", "Building"):
+    for name in ("Sky", "Road", "Building", "Tree", "Car"):
         c = [info.name for info in CAMVID].index(name)
         assert (found[truth == c] == c).mean() > 0.5, name
 
@@ -71,6 +94,9 @@ def test_the_shipped_weights_see_the_scene(scene, tmp_path):
         (["predict", "SCENE", "--weights", "SCENE"], 2, "not a complete safetensors file"),
         (["predict", "SCENE", "--weights", "none.safetensors"], 2, "none.safetensors: no such file"),
         (["predict", "SCENE", "--device", "tpu9"], 2, "--device tpu9"),
+        (["predict", "SCENE", "--device", "meta"], 2, "--device meta: expected cpu, cuda or cuda:N"),
+        (["predict", "SCENE", "--out", "SCENE"], 2, "can't be made a folder"),
+        (["sample", "scene.jpg"], 2, "expected a name that ends in .png"),
         (["predict", "SCENE", "--backend", "fast"], 2, "expected one of auto, reference"),
         (["predict"], 2, "Missing argument"),
         (["evaluate", "--data", "nowhere", "--split", "val"], 2, "val: no such folder"),

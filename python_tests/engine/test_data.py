@@ -41,12 +41,16 @@ class TestReading:
         (tmp_path / "text.png").write_text("hello")
         (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:2000])
         Image.new("RGB", (8, 8)).save(tmp_path / "a.gif")
+        (tmp_path / "header.ppm").write_bytes(b"P6 8x 6 255 " + bytes(144))
+        Image.fromarray(np.full((8, 8), 4000, np.uint16)).save(tmp_path / "deep.tif")
         sentences = {
             "none.png": "no such file",
             "empty.png": "is empty",
             "text.png": "not a picture in PNG",
             "cut.png": "damaged or cut short",
             "a.gif": "not a picture in PNG",
+            "header.ppm": "not a picture in PNG",
+            "deep.tif": "more than 8 bits a channel",
             "": "is a folder",
         }
         for name, sentence in sentences.items():
@@ -84,10 +88,11 @@ def test_writing_leaves_the_old_file_or_the_new_one(tmp_path, monkeypatch):
 
 
 def test_finding_files_folders_and_globs(tmp_path):
-    for name in ("f10.png", "f2.png", "f1.JPG", "notes.txt"):
+    for name in ("f10.png", "f2.png", "f1.JPG", "f².png", "notes.txt"):
         (tmp_path / name).touch()
-    assert [p.name for p in find_images([str(tmp_path)])] == ["f1.JPG", "f2.png", "f10.png"]
-    assert [p.name for p in find_images([str(tmp_path / "f*.png"), str(tmp_path / "f2.png")])] == ["f2.png", "f10.png"]
+    assert [p.name for p in find_images([str(tmp_path)])] == ["f1.JPG", "f2.png", "f10.png", "f².png"]
+    twice = [str(tmp_path / "f[0-9]*.png"), str(tmp_path / "f2.png")]
+    assert [p.name for p in find_images(twice)] == ["f2.png", "f10.png"]
     assert find_images([str(tmp_path / "missing.png")]) == [tmp_path / "missing.png"]  # reported when it is read
     (tmp_path / "empty").mkdir()
     for nothing in (tmp_path / "*.bmp", tmp_path / "empty"):

@@ -4,8 +4,9 @@ import glob
 import os
 import re
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterable, List
+from typing import Iterable, Iterator, List
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -30,7 +31,7 @@ def _open(path: Path) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
             picture = Image.open(path, formats=FORMATS)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"{path}: not a picture in {', '.join(FORMATS)} ({error})")
     if picture.width * picture.height > MAX_PIXELS:
         raise ImageError(f"{path}: {picture.width}×{picture.height} pixels, at most {MAX_PIXELS:,}; scale it down")
@@ -48,10 +49,13 @@ def read_image(path: "os.PathLike[str] | str") -> np.ndarray:
     """A picture as uint8 RGB [H, W, 3], turned as its EXIF orientation says.
 
     Raises:
-        ImageError: missing, empty, damaged, of another format, or of more than MAX_PIXELS pixels.
+        ImageError: missing, empty, damaged, of another format, of more than MAX_PIXELS pixels, or of one channel of
+            more than 8 bits.
     """
     path = Path(path)
     with _open(path) as picture:
+        if picture.mode[0] in "IF":  # Pillow would clip its values at 255
+            raise ImageError(f"{path}: has mode {picture.mode}, more than 8 bits a channel; store it with 8")
         try:
             upright = ImageOps.exif_transpose(picture)
         except (OSError, SyntaxError, ValueError) as error:
@@ -74,20 +78,26 @@ def read_labels(path: "os.PathLike[str] | str") -> np.ndarray:
         return _decoded(path, picture, picture.mode)
 
 
-def write_image(path: "os.PathLike[str] | str", pixels: np.ndarray) -> None:
-    """Writes uint8 [H, W] or [H, W, 3] as PNG; the file appears whole or not at all."""
-    path = Path(path)
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write to; it takes `path`'s place when the block ends without an error."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        Image.fromarray(pixels).save(temporary, format="PNG")
+        yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def write_image(path: "os.PathLike[str] | str", pixels: np.ndarray) -> None:
+    """Writes uint8 [H, W] or [H, W, 3] as PNG; the file appears whole or not at all."""
+    with replacing(Path(path)) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG")
+
+
 def natural_order(path: "os.PathLike[str] | str") -> List[object]:
     """A key that sorts frame2 before frame10."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", str(path))]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", str(path))]
 
 
 def find_images(arguments: Iterable[str]) -> List[Path]:

@@ -14,7 +14,7 @@ SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, CAR, PEDESTRIAN, BICYCLI
 CAMERA_HEIGHT = 1.5  # metres
 BASELINE = 0.22  # metres, of the stereo pair that the disparity belongs to
 ROAD_HALF, FRONTS_AT = 4.2, 9.5  # metres from the road's middle: its edge, and the buildings
-HAZE = np.array([196.0, 202.0, 208.0])
+HAZE = np.array([214.0, 222.0, 228.0])
 
 Array = np.ndarray
 Shape = Callable[[Array, Array, np.random.Generator], Tuple[Array, Array]]
@@ -45,6 +45,9 @@ class _Canvas:
         self.image = np.zeros((height, width, 3))
         self.labels = np.full((height, width), SKY, np.uint8)
         self.depth = np.full((height, width), np.inf)
+        # where each pixel's ray meets the ground, in metres
+        self.ground_z = self.focal * CAMERA_HEIGHT / np.maximum(self.rows - self.horizon, 1e-3)
+        self.ground_x = (self.columns - self.middle) * self.ground_z / self.focal
 
     def paint(self, where: Tuple[slice, slice], mask: Array, colour: Array, label: int, depth: Array) -> None:
         """Paints a region where its mask holds and nothing nearer is there yet."""
@@ -52,6 +55,12 @@ class _Canvas:
         self.image[where][mask] = np.broadcast_to(colour, mask.shape + (3,))[mask]
         self.labels[where][mask] = label
         self.depth[where][mask] = np.broadcast_to(depth, mask.shape)[mask]
+
+    def shadow(self, x: float, z: float, width: float) -> None:
+        """Darkens the ground under an object; labels and depth stay the ground's."""
+        distance = np.hypot((self.ground_x - x) / (0.62 * width), (self.ground_z - z) / (0.3 + 0.4 * width))
+        dark = np.clip(1.6 - 1.6 * distance, 0, 0.6) * np.isin(self.labels, (ROAD, PAVEMENT))
+        self.image *= 1 - dark[..., None]
 
     def upright(
         self, x: float, z: float, width: float, height: float, label: int, shape: Shape, base: float = 0
@@ -77,30 +86,29 @@ class _Canvas:
 
 def _sky(canvas: _Canvas) -> None:
     up = np.clip(1 - canvas.rows / canvas.horizon, 0, 1)[..., None]
-    canvas.image[:] = (1 - up) * np.array([226, 229, 232]) + up * np.array([160, 186, 216])
+    canvas.image[:] = (1 - up) * np.array([232, 243, 250]) + up * np.array([150, 204, 242])
     clouds = _cloud_noise(canvas.rng, canvas.height, canvas.width, canvas.width / 6)
-    canvas.image += 22 * np.clip(clouds, 0, 1)[..., None]
+    canvas.image += 30 * np.clip(clouds, 0, 1)[..., None]
 
 
 def _ground(canvas: _Canvas) -> None:
     below = canvas.rows > canvas.horizon + 0.5
-    z = np.where(below, canvas.focal * CAMERA_HEIGHT / np.maximum(canvas.rows - canvas.horizon, 1e-3), np.inf)
-    x = np.where(below, (canvas.columns - canvas.middle) * z / canvas.focal, 0)
+    z, x = np.where(below, canvas.ground_z, np.inf), np.where(below, canvas.ground_x, 0)
     visible = z < 300
     z = np.where(visible, z, 300)
     grain = _cloud_noise(canvas.rng, canvas.height, canvas.width, 2.5) + _cloud_noise(
         canvas.rng, canvas.height, canvas.width, 40
     )
-    road = canvas.rng.uniform(88, 112) + 6 * grain
+    road = canvas.rng.uniform(66, 90) + 5 * grain
     dashes = (np.abs(x) < 0.09) & (np.mod(z, 6) < 3)
     edges = np.abs(np.abs(x) - (ROAD_HALF - 0.35)) < 0.07
-    colour = np.stack([road, road, road + 3], -1) + 85 * (dashes | edges)[..., None]
+    colour = np.stack([road, road + 1, road + 6], -1) + 85 * (dashes | edges)[..., None]
     everywhere = slice(None), slice(None)
     canvas.paint(everywhere, visible & (np.abs(x) < ROAD_HALF), colour, ROAD, z)
     joints = (np.mod(z, 1.5) < 0.05) | (np.mod(np.abs(x), 1.2) < 0.04)
-    slabs = canvas.rng.uniform(132, 152) + 8 * grain - 14 * joints
-    kerb = np.abs(x) < ROAD_HALF + 0.25
-    colour = np.stack([slabs + 4, slabs, slabs - 6], -1) + 22 * kerb[..., None]
+    slabs = canvas.rng.uniform(92, 116) + 7 * grain - 16 * joints
+    kerb = (np.abs(x) < ROAD_HALF + 0.25).astype(float) - 1.4 * (np.abs(x) < ROAD_HALF + 0.06)
+    colour = np.stack([slabs + 3, slabs, slabs - 3], -1) + 26 * kerb[..., None]
     canvas.paint(everywhere, visible & (np.abs(x) >= ROAD_HALF), colour, PAVEMENT, z)
 
 
@@ -113,14 +121,18 @@ def _building_fronts(canvas: _Canvas) -> None:
         block = np.clip(z / 11, 0, 13)
         index = block.astype(int)
         tops = rng.uniform(6, 15, 14) * (rng.uniform(0, 1, 14) > 0.18)  # some plots are empty
-        hues = rng.uniform(0, 1, (14, 1)) * np.array([38, 22, 8]) + rng.uniform(88, 158, (14, 1))
+        hues = rng.uniform(0, 1, (14, 1)) * np.array([44, 20, 4]) + rng.uniform(62, 150, (14, 1))
         along, floor = np.mod(z, 2.75) / 2.75, np.mod(height, 3.1) / 3.1
-        window = (np.abs(along - 0.5) < 0.26) & (np.abs(floor - 0.52) < 0.27) & (height < tops[index] - 0.6)
+        shop = (height > 0.5) & (height < 2.9) & (np.abs(along - 0.5) < 0.44)
+        pane = np.maximum(np.abs(along - 0.5) / 0.22, np.abs(floor - 0.52) / 0.28)
+        window = shop | ((pane < 1) & (height > 3.1) & (height < tops[index] - 0.6))
+        frame = (height > 3.1) & (pane > 0.84) | ((height > 2.9) & (height < 3.4))
         wall = (
             hues[index] * (0.92 if side > 0 else 0.78)
-            + 5 * _cloud_noise(rng, canvas.height, canvas.width, 3)[..., None]
+            + 9 * _cloud_noise(rng, canvas.height, canvas.width, 2.5)[..., None]
         )
-        colour = np.where(window[..., None], np.array([62, 68, 76]) + 34 * rng.uniform(0, 1), wall)
+        glass = np.array([36, 40, 46]) + 26 * _cloud_noise(rng, canvas.height, canvas.width, 9)[..., None]
+        colour = np.where(window[..., None], glass, wall) + 34 * (frame & (height < tops[index] - 0.6))[..., None]
         mask = (block < 13) & (height > 0) & (height < tops[index])
         canvas.paint((slice(None), slice(None)), mask, colour, BUILDING, z)
     # the street ends at a row of houses
@@ -136,14 +148,13 @@ def _building_fronts(canvas: _Canvas) -> None:
 
 
 def _tree(p: Array, q: Array, rng: np.random.Generator) -> Tuple[Array, Array]:
-    ragged = _cloud_noise(rng, p.shape[0], p.shape[1], max(2.0, min(p.shape) / 9))
-    crown = ((p - 0.5) / 0.48) ** 2 + ((q - 0.66) / 0.34) ** 2 < 1 + 0.45 * ragged
+    pixels_across = (p.shape[1] - 1) / max(float(np.ptp(p)), 0.01)  # of the whole tree, also where the edge cuts it
+    ragged = _cloud_noise(rng, p.shape[0], p.shape[1], max(2.0, pixels_across / 9))
+    twigs = _cloud_noise(rng, p.shape[0], p.shape[1], 2.5)
+    crown = ((p - 0.5) / 0.41) ** 2 + ((q - 0.68) / 0.26) ** 2 < 1 + 0.4 * ragged + 0.6 * twigs
     trunk = (np.abs(p - 0.5) < 0.045) & (q < 0.5)
-    leaves = ragged + _cloud_noise(rng, p.shape[0], p.shape[1], 2.5)
-    light = 52 + 22 * leaves + 34 * (q - 0.6)
-    colour = np.where(
-        crown[..., None], np.stack([light * 0.86, light * 1.06, light * 0.62], -1), np.array([58, 48, 40])
-    )
+    light = 54 + 18 * ragged + 32 * twigs + 34 * (q - 0.6)
+    colour = np.where(crown[..., None], np.stack([light * 0.94, light, light * 0.7], -1), np.array([58, 48, 40]))
     return crown | trunk, colour
 
 
@@ -161,7 +172,7 @@ def _disc(colour: Array) -> Shape:
 
 def _fence(p: Array, q: Array, rng: np.random.Generator) -> Tuple[Array, Array]:
     bars = (np.mod(p * 24, 1) < 0.45) | (np.abs(q - 0.9) < 0.08) | (np.abs(q - 0.15) < 0.08)
-    return q < 1, np.where(bars[..., None], np.array([66, 70, 68]), np.array([104, 104, 98]))
+    return q < 1, np.where(bars[..., None], np.array([36, 38, 38]), np.array([78, 78, 72]))
 
 
 def _car(paint: Array) -> Shape:
@@ -172,38 +183,52 @@ def _car(paint: Array) -> Shape:
         wheels = (q < 0.3) & (side > 0.27) & (side < 0.47)
         glass = (q > 0.64) & (q < 0.92) & (side < 0.36 - 0.24 * (q - 0.55))
         lights = (np.abs(q - 0.48) < 0.06) & (side > 0.36) & (side < 0.46)
-        colour = np.broadcast_to(paint, p.shape + (3,)) * (0.72 + 0.38 * q[..., None])
-        colour = np.where((q < 0.2)[..., None] | wheels[..., None], 26.0, colour)
-        colour = np.where(glass[..., None], np.array([58, 66, 74]) + 40 * (q[..., None] - 0.6), colour)
-        return body | cabin | wheels, np.where(lights[..., None], np.array([176, 52, 44]), colour)
+        plate = (np.abs(q - 0.34) < 0.045) & (side < 0.14)
+        gleam = 60 * np.exp(-(((q - 0.6) / 0.03) ** 2)) + 70 * np.exp(-(((q - 0.98) / 0.04) ** 2))
+        colour = np.broadcast_to(paint, p.shape + (3,)) * (0.5 + 0.6 * q[..., None]) + gleam[..., None]
+        colour = np.where((q < 0.22)[..., None] | wheels[..., None], 18.0, colour)
+        colour = np.where(glass[..., None], np.array([30, 36, 42]) + 190 * np.clip(q[..., None] - 0.74, 0, 1), colour)
+        colour = np.where(plate[..., None], np.array([206, 198, 150]), colour)
+        return body | cabin | wheels, np.where(lights[..., None], np.array([168, 40, 36]), colour)
 
     return shape
 
 
-def _shadow(p: Array, q: Array, rng: np.random.Generator) -> Tuple[Array, Array]:
-    return q < 0.1, np.array([48.0, 48.0, 50.0])
+def _ellipse(p: Array, q: Array, p0: float, q0: float, a: float, b: float) -> Array:
+    return ((p - p0) / a) ** 2 + ((q - q0) / b) ** 2 < 1
 
 
-def _person(clothes: Array, lean: float = 0.0) -> Shape:
+def _person(clothes: Array) -> Shape:
     def shape(p: Array, q: Array, rng: np.random.Generator) -> Tuple[Array, Array]:
-        side = p - 0.5 - lean * (q - 0.5)
-        head = (side / 0.2) ** 2 + ((q - 0.925) / 0.075) ** 2 < 1
-        torso = (q > 0.46) & (q < 0.86) & (np.abs(side) < 0.32 - 0.12 * np.abs(q - 0.66))
-        legs = (q <= 0.5) & (np.abs(np.abs(side) - 0.1 - 0.12 * (0.5 - q)) < 0.11)
-        colour = np.where(torso[..., None], clothes, np.array([40, 42, 52]))
-        return head | torso | legs, np.where(head[..., None], np.array([150, 116, 98]), colour)
+        side = np.abs(p - 0.5)
+        head = _ellipse(p, q, 0.5, 0.93, 0.15, 0.07)
+        torso = _ellipse(p, q, 0.5, 0.66, 0.33, 0.23) & (q > 0.46)
+        arms = (q > 0.44) & (q < 0.8) & (np.abs(side - 0.38 + 0.12 * (q - 0.44)) < 0.085)
+        legs = (q <= 0.5) & (np.abs(side - 0.1 - 0.1 * (0.5 - q)) < 0.115)
+        folds = 0.75 + 0.5 * q + 0.2 * _cloud_noise(rng, p.shape[0], p.shape[1], 3)
+        colour = np.where((torso | arms)[..., None], clothes, np.array([32, 34, 44])) * folds[..., None]
+        skin = head & (q < 0.945)
+        return head | torso | arms | legs, np.where(skin[..., None], np.array([150, 112, 94]), colour)
 
     return shape
 
 
 def _bicyclist(clothes: Array) -> Shape:
-    rider = _person(clothes, lean=0.25)
+    """Seen from behind: the rear wheel a narrow upright line, the rider's back bent over it."""
 
     def shape(p: Array, q: Array, rng: np.random.Generator) -> Tuple[Array, Array]:
-        body, colour = rider(np.clip((p - 0.28) / 0.44, -1, 2), np.clip((q - 0.22) / 0.78, -1, 2), rng)
-        wheel = np.minimum(np.hypot((p - 0.2) * 1.05, q - 0.2), np.hypot((p - 0.8) * 1.05, q - 0.2))
-        cycle = (np.abs(wheel - 0.17) < 0.035) | ((np.abs(q - 0.36) < 0.03) & (np.abs(p - 0.5) < 0.3))
-        return body | cycle, np.where(cycle[..., None], 30.0, colour)
+        side = np.abs(p - 0.5)
+        helmet = _ellipse(p, q, 0.5, 0.94, 0.13, 0.06)
+        back = _ellipse(p, q, 0.5, 0.7, 0.27, 0.2)
+        arms = (q > 0.56) & (q < 0.8) & (np.abs(side - 0.4 + 0.55 * (q - 0.56)) < 0.075)
+        legs = (q > 0.14) & (q < 0.58) & (np.abs(side - 0.15) < 0.085) & ((p > 0.5) | (q > 0.24))
+        wheel = _ellipse(p, q, 0.5, 0.2, 0.065, 0.2)
+        bars = (np.abs(q - 0.57) < 0.014) & (side < 0.46)
+        colour = np.where((back | arms)[..., None], clothes * (0.7 + 0.5 * q[..., None]), np.array([46, 50, 66]))
+        colour = np.where((wheel | bars)[..., None], np.array([20, 20, 22]), colour)
+        lamp = _ellipse(p, q, 0.5, 0.42, 0.05, 0.018)
+        colour = np.where(lamp[..., None], np.array([190, 36, 30]), colour)
+        return helmet | back | arms | legs | wheel | bars | lamp, colour
 
     return shape
 
@@ -217,7 +242,7 @@ def _objects(canvas: _Canvas) -> None:
         things.append((z, x, width, height, label, shape, base))
 
     def clothes() -> Array:
-        return rng.uniform(30, 150) + rng.uniform(-22, 22, 3)
+        return rng.uniform(24, 84) + rng.uniform(-16, 16, 3) + (rng.uniform() < 0.2) * np.array([70, 0, 0])
 
     for side in (-1, 1):
         for z in np.arange(rng.uniform(9, 16), 110, rng.uniform(11, 17)):
@@ -260,12 +285,14 @@ def _objects(canvas: _Canvas) -> None:
         add(
             rng.uniform(8, 26),
             rng.choice([-1.0, 1.0]) * rng.uniform(2.0, 2.6),
-            1.25,
-            1.75,
+            0.72,
+            1.78,
             BICYCLIST,
             _bicyclist(clothes()),
         )
     for z, x, width, height, label, shape, base in sorted(things, key=lambda thing: -thing[0]):
+        if label in (CAR, PEDESTRIAN, BICYCLIST):
+            canvas.shadow(x, z, width)
         canvas.upright(x, z, width, height, label, shape, base)
 
 

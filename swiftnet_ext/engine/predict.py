@@ -7,6 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Iterable, Iterator, List, NamedTuple, Optional, Sequence
 
+import torch
+
 from ..data.classes import classes_for, legend, overlay
 from ..data.images import ImageError, read_image, write_image
 
@@ -42,8 +44,8 @@ def output_stems(sources: Sequence[Path]) -> List[str]:
 def predict(model: Any, sources: Sequence[Path], out: Path) -> Iterator[Outcome]:
     """Writes `<stem>_labels.png` (class numbers), `<stem>_overlay.png` and one `legend.png` for pictures, one by one.
 
-    A picture that can't be read, or results that can't be written, are an outcome with an error; the rest is still
-    done. Pictures of equal stems get their folders' names in front.
+    A picture that can't be read or doesn't fit the GPU, or results that can't be written, are an outcome with an
+    error; the rest is still done. Pictures of equal stems get their folders' names in front.
     """
     out.mkdir(parents=True, exist_ok=True)
     classes = classes_for(model.num_classes)
@@ -62,6 +64,12 @@ def predict(model: Any, sources: Sequence[Path], out: Path) -> Iterator[Outcome]
             write_image(out / f"{stem}_overlay.png", overlay(image, labels, classes))
         except (ImageError, OSError) as error:
             yield Outcome(source, 0.0, str(error))
+        except torch.cuda.OutOfMemoryError:
+            height, width = image.shape[:2]
+            reason = (
+                f"{source}: {width}×{height} pixels need more GPU memory than is free; scale it down or use the CPU"
+            )
+            yield Outcome(source, 0.0, reason)
         else:
             yield Outcome(source, seconds, None)
 
