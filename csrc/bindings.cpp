@@ -9,6 +9,9 @@
 #include "build_config.h"
 #include "ops.h"
 #include "tensor.h"
+#ifdef SWIFTNET_EMULATED
+#include "emulation/bindings.h"
+#endif
 
 namespace py = pybind11;
 using swiftnet::DType;
@@ -192,6 +195,9 @@ void define_operators(py::module_&) {}
 PYBIND11_MODULE(SWIFTNET_MODULE_NAME, m) {
   m.doc() = "The compiled part of swiftnet_ext; use swiftnet_ext.ops.";
   define_operators(m);
+#ifdef SWIFTNET_EMULATED
+  define_emulation(m);
+#endif
   m.def(
       "build_info",
       [] {

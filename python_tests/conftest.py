@@ -9,7 +9,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 os.environ.setdefault("SWIFTNET_EXT_EMULATION", os.path.join(ROOT, "build", "emulation"))
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-collect_ignore = [] if sys.version_info >= (3, 9) else ["engine", "packaging"]  # these ask for Python 3.9
+collect_ignore = [] if sys.version_info >= (3, 9) else ["emulation", "engine", "packaging"]  # these ask for Python 3.9
 
 
 def pytest_addoption(parser):
@@ -56,3 +56,11 @@ def backend(request):
 @pytest.fixture
 def device(backend):
     return "cuda" if backend == "cuda" else "cpu"
+
+
+def pytest_sessionfinish(session):
+    """The coverage build's counts; a worker of pytest-xdist ends without the exit handlers that would write them."""
+    native = sys.modules.get("swiftnet_ext._native")
+    module = native._loaded.get("emulated", (None, ""))[0] if native else None
+    if hasattr(getattr(module, "emulation", None), "write_coverage"):
+        module.emulation.write_coverage()

@@ -21,10 +21,10 @@ class DeviceGuard {
   }
 };
 
-#define SWIFTNET_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                     \
-  do {                                                                                      \
-    static_cast<void>(stream);                                                              \
-    ::swiftnet::emulation::launch(grid, block, shared_bytes, [&] { kernel(__VA_ARGS__); }); \
+#define SWIFTNET_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                              \
+  do {                                                                                               \
+    static_cast<void>(stream);                                                                       \
+    ::swiftnet::emulation::launch(#kernel, grid, block, shared_bytes, [&] { kernel(__VA_ARGS__); }); \
   } while (0)
 #define SWIFTNET_DYNAMIC_SHARED(type, name) type* name = static_cast<type*>(::swiftnet::emulation::dynamic_shared())
 
