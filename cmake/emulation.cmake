@@ -4,6 +4,7 @@
 # race      conflicting accesses and uninitialised shared reads, by own hooks in libtsan's place; sectors are counted
 # sanitize  AddressSanitizer and UndefinedBehaviorSanitizer (misaligned accesses too); Python needs libasan preloaded
 # coverage  which device lines ran, by gcov
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 set(device_options "")
 set(link_options "")
 set(check_sources "")

@@ -30,6 +30,8 @@ def _backends(config):
 def pytest_configure(config):
     import torch
 
+    config.addinivalue_line("markers", "kernels_only: says nothing about the reference, and is not run on it")
+
     # TF32 would make PyTorch's own error, which ours is measured against, a thousand times larger
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -41,7 +43,10 @@ def pytest_report_header(config):
 
 def pytest_generate_tests(metafunc):
     if "backend" in metafunc.fixturenames:
-        metafunc.parametrize("backend", _backends(metafunc.config), indirect=True)
+        backends = _backends(metafunc.config)
+        if metafunc.definition.get_closest_marker("kernels_only"):
+            backends = [b for b in backends if b != "reference"]
+        metafunc.parametrize("backend", backends, indirect=True)
 
 
 @pytest.fixture

@@ -93,10 +93,9 @@ def test_every_probe_is_expected_to_do_something(emulation):
     assert expected == set(emulation.probe_names())
 
 
+@pytest.mark.needs_check("sanitize")
 def test_a_misaligned_vector_access_is_reported(emulation):
     """The report comes before the access, which this processor then refuses: so in a process of its own."""
-    if emulation.check != "sanitize":
-        return
     code = (
         "import torch; from swiftnet_ext import _native; x = torch.zeros(256); y = torch.zeros(256)\n"
         "_native.emulated()[0].emulation.run_probe('misaligned_vector', x.data_ptr(), y.data_ptr(), 256)"
@@ -157,10 +156,9 @@ def test_fp16_rounds_once_to_nearest_even(emulation):
         assert abs(got) == expected, (x, w, v)
 
 
+@pytest.mark.needs_check("race")
 def test_sectors_are_counted(emulation):
     """64 floats of 4 bytes are 8 sectors of 32; with a stride of 8 floats each has a sector of its own."""
-    if emulation.check != "race":
-        return
     emulation.options.count_sectors = True
     count = 16 * THREADS
     for name, read in (("strided_1", count // 8), ("strided_2", count // 8), ("strided_8", count // 8)):

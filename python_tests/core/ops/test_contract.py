@@ -38,8 +38,14 @@ def permuted(x):
     return x.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
 
 
+def after_another(x):
+    """The tail of a larger batch: x[1:]."""
+    return torch.cat([torch.full_like(x[:1], float("nan")), x])[1:]
+
+
 LAYOUTS = {
     "permuted": permuted,
+    "sliced from a batch": after_another,
     "framed by NaN": lambda x: framed(x, float("nan")),
     "every second column": lambda x: torch.stack([x, torch.full_like(x, float("nan"))], -1).flatten(3)[..., ::2],
     "offset by one element": lambda x: torch.cat([x.new_full((1,), float("nan")), x.flatten()])[1:].view(x.shape),
@@ -74,6 +80,30 @@ def test_expanded_maps_and_weights_of_any_strides(case, backend, device):
             w = t[name]
             t[name] = w.transpose(0, 1).contiguous().transpose(0, 1)
             torch.testing.assert_close(case.call(t, variant), case.call(dict(t, **{name: w}), variant))
+
+
+@cases
+def test_strides_of_size_1_dimensions_mean_nothing(case, backend, device):
+    def odd_strides(m):
+        strides = [7 if n == 1 else s for n, s in zip(m.shape, m.stride())]
+        return m.as_strided(m.shape, strides)
+
+    for shape in ((1, 1, 2, (1, 3), (1, 5)), (1, 2, 1, (3, 1), (5, 1))):
+        for variant in case.variants:
+            t = case.make(shape, variant, torch.float32, device=device)
+            torch.testing.assert_close(case.call(changed(t, odd_strides), variant), case.call(t, variant))
+
+
+@cases
+def test_parameters_may_have_the_maps_dtype(case, backend, device):
+    """Bias and affine in fp16 beside fp16 maps: the bits of the same values in fp32."""
+    if not case.vectors:
+        return
+    for variant in case.variants:
+        t = case.make(SHAPE, variant, torch.float16, device=device)
+        halves = {k: v.half() if k in case.vectors else v for k, v in t.items()}
+        floats = {k: v.half().float() if k in case.vectors else v for k, v in t.items()}
+        assert torch.equal(case.call(halves, variant), case.call(floats, variant))
 
 
 @cases
@@ -122,6 +152,7 @@ def test_nan_and_inf_spread_as_in_pytorch(case, special, backend, device):
         t = case.make((1, 3, 4, (4, 6), (8, 12)), variant, torch.float32, device=device)
         first = t["logits"][0] if "logits" in t else t[maps_of(t)[0]]
         first[0, 1, 2, 3] = special
+        first[0, 0, 1, 1] = special  # the neighbour, of weight 0, of the first pixel
         y = case.call(t, variant)
         with sx.use_backend("reference"):
             expected = case.call(t, variant)
@@ -197,10 +228,9 @@ def test_misuse_raises_one_clear_sentence(op, arguments, kind, sentence, backend
     assert message.startswith(op + ": ") and ", got " in message and "; " in message
 
 
+@pytest.mark.kernels_only
 def test_the_kernels_refuse_what_would_leave_their_memory(backend):
     """The boundary below Python's checks: a call past them is refused, not run."""
-    if backend == "reference":
-        return
     from swiftnet_ext import _native
 
     module = _native.emulated()[0] if backend == "emulated" else _native.native()[0]

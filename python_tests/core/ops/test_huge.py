@@ -1,0 +1,119 @@
+"""Maps of more than 2^31 elements: the last ones are right.
+
+On a GPU all of them are computed. Emulated, the maps are reserved memory of which only the last blocks touch anything,
+so these run in a second (not in a build with AddressSanitizer, which can't reserve so much).
+"""
+
+import pytest
+import torch
+
+import swiftnet_ext as sx
+from swiftnet_ext import _native
+
+pytestmark = pytest.mark.kernels_only
+SIDE = 46352  # SIDE² = 2^31 + 1,024,256
+LAST = 40  # rows and columns that are compared, more than the last tiles
+
+
+@pytest.fixture
+def only_the_last_blocks(backend, device):
+    if device == "cuda":
+        if torch.cuda.mem_get_info()[0] < 24e9:
+            pytest.skip("needs 24 GB of free GPU memory")
+        yield
+        return
+    emulation = _native.emulated()[0].emulation
+    emulation.options.first_blocks, emulation.options.last_blocks = 0, 64
+    yield
+    emulation.options.reset()
+
+
+def random(*size):
+    return torch.randn(*size, generator=torch.Generator().manual_seed(3))
+
+
+def reserved(device, *shape):
+    """fp16 memory that nothing has touched."""
+    return torch.empty(*shape, dtype=torch.float16, device=device)
+
+
+def corner(x, size):
+    return x[..., -size:, -size:]
+
+
+def assert_corner(y, expected):
+    """The last pixels, which the last block of every kernel makes; the two may round to neighbouring fp16."""
+    a, b = y[..., -2:, -16:].float().cpu(), expected[..., -2:, -16:].float()
+    torch.testing.assert_close(a, b, rtol=2**-10, atol=2**-10)
+
+
+def wide_map(device, value):
+    x = reserved(device, 1, 1, SIDE, SIDE)
+    corner(x, LAST).copy_(value)
+    return x
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+def test_upsample_add_conv3x3(mode, backend, device, only_the_last_blocks):
+    skip, coarse = random(1, 1, LAST, LAST).half(), random(1, 1, LAST // 2, LAST // 2).half()
+    x = reserved(device, 1, 1, SIDE // 2, SIDE // 2)
+    corner(x, LAST // 2).copy_(coarse)
+    weight = random(1, 1, 3, 3).half()
+    y = sx.ops.upsample_add_conv3x3(x, wide_map(device, skip), weight.to(device), mode=mode)
+    with sx.use_backend("reference"):
+        assert_corner(y, sx.ops.upsample_add_conv3x3(coarse, skip, weight, mode=mode))
+
+
+def test_conv3x3(backend, device, only_the_last_blocks):
+    x, weight, residual = random(1, 1, LAST, LAST).half(), random(1, 1, 3, 3).half(), random(1, 1, LAST, LAST).half()
+    y = sx.ops.conv3x3(wide_map(device, x), weight.to(device), residual=wide_map(device, residual))
+    with sx.use_backend("reference"):
+        assert_corner(y, sx.ops.conv3x3(x, weight, residual=residual))
+
+
+def test_lateral_add(backend, device, only_the_last_blocks):
+    tap, weight = random(1, 1, LAST, LAST).half(), random(1, 1, 1, 1).half()
+    y = sx.ops.lateral_add(wide_map(device, tap), weight.to(device), wide_map(device, tap))
+    with sx.use_backend("reference"):
+        assert_corner(y, sx.ops.lateral_add(tap, weight, tap))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_batch_beyond_the_limit(channels_last, backend, device, only_the_last_blocks):
+    """The images' and channels' offsets, in both layouts."""
+    images, channels = 2**31 // (8 * 16 * 16) + 3, 8
+    x = reserved(device, images, channels, 16, 16)
+    if channels_last:
+        x = reserved(device, images, 16, 16, channels).permute(0, 3, 1, 2)
+    value, weight = random(2, channels, 16, 16).half(), random(channels, channels, 3, 3).half() / 9
+    x[-2:].copy_(value)
+    y = sx.ops.conv3x3(x, weight.to(device))
+    with sx.use_backend("reference"):
+        torch.testing.assert_close(
+            y[-1].float().cpu(), sx.ops.conv3x3(value, weight)[-1].float(), rtol=2**-10, atol=2**-8
+        )
+
+
+def test_spatial_pyramid_pool(backend, device, only_the_last_blocks):
+    images, channels = 2**31 // (8 * 16) + 3, 8
+    x = reserved(device, images, channels, 4, 4)
+    value = random(64, channels, 4, 4).half()
+    x[-64:].copy_(value)
+    level, fuse = random(1, 1, channels).half(), random(1, channels + 1).half()
+    y = sx.ops.spatial_pyramid_pool(x, level.to(device), fuse.to(device), grids=[(1, 1)])
+    with sx.use_backend("reference"):
+        expected = sx.ops.spatial_pyramid_pool(value, level, fuse, grids=[(1, 1)])
+    torch.testing.assert_close(y[-8:].float().cpu(), expected[-8:].float(), rtol=2**-10, atol=2**-8)
+
+
+@pytest.mark.parametrize("order", ["softmax_then_resize", "resize_then_softmax"])
+@pytest.mark.parametrize("reduce", ["mean", "argmax"])
+def test_multiscale_mean(order, reduce, backend, device, only_the_last_blocks):
+    images, classes = 2**31 // (20 * 128) + 3, 20
+    x = reserved(device, images, classes, 8, 16)
+    value = random(2, classes, 8, 16).half()
+    x[-2:].copy_(value)
+    y = sx.ops.multiscale_mean([x, x], (8, 16), order=order, reduce=reduce)
+    with sx.use_backend("reference"):
+        expected = sx.ops.multiscale_mean([value, value], (8, 16), order=order, reduce=reduce)
+    torch.testing.assert_close(y[-1].float().cpu(), expected[-1].float(), rtol=2**-10, atol=2**-10)

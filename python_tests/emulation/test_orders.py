@@ -1,0 +1,28 @@
+"""Every operator in three orders of its threads: the same bits, and in the race build no conflicting access."""
+
+import pytest
+import torch
+from core.ops.cases import CASES, DTYPES, FORMATS
+
+import swiftnet_ext as sx
+
+# several tiles and slices of every kernel, none of them full
+SHAPES = [(2, 9, 17, (5, 17), (9, 33)), (1, 17, 65, (2, 16), (3, 32)), (1, 33, 3, (6, 5), (18, 17))]
+COMBINATIONS = [pytest.param(c, v, id="{}-{}".format(c.name, v)) for c in CASES for v in c.variants]
+
+
+@pytest.mark.parametrize("case, variant", COMBINATIONS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_the_order_of_threads_changes_no_bit(case, variant, dtype, memory_format, emulation):
+    for shape in SHAPES:
+        t = case.make(shape, variant, dtype, memory_format)
+        results = []
+        for order, seed in (("forward", 1), ("reverse", 1), ("random", 1), ("random", 2)):
+            emulation.options.order, emulation.options.seed = getattr(emulation.ThreadOrder, order), seed
+            with sx.use_backend("emulated", strict=True):
+                results.append(case.call(t, variant))
+                if case.name == "multiscale_mean":
+                    results[-1] = torch.cat([results[-1].flatten(), case.call(t, variant, reduce="argmax").flatten()])
+        for other in results[1:]:
+            assert torch.equal(results[0], other), shape

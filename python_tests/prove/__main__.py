@@ -1,0 +1,171 @@
+"""`make prove`: what can be known of the kernels without a GPU, as one table. Fails on any shortfall.
+
+    python -m prove [--only race,mutants] [--jobs 2] [--record]      in python_tests
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Callable, Dict, List, Tuple
+
+from . import coverage
+from .builds import ROOT, Failure, all_pass, build
+from .mutants import MUTANTS
+from .mutation import kill, test_arguments
+
+OUT = ROOT / "build" / "prove"
+RECORD = ROOT / "benchmarks" / "results" / "emulated" / "prove.json"
+NUMERIC, CONTRACT, HUGE = (f"core/ops/test_{name}.py" for name in ("numeric", "contract", "huge"))
+LEAST_SHAPES, LEAST_MUTANTS, LEAST_COVERAGE = 60, 25, 98.0
+EMULATED = ["--backends", "emulated"]
+BOTH = ["--backends", "reference,emulated"]
+
+
+def shapes() -> str:
+    sys.path.insert(0, str(ROOT / "python_tests"))
+    from core.ops.cases import CASES, DTYPES, FORMATS, SHAPES
+
+    if len(set(SHAPES)) < LEAST_SHAPES:
+        raise Failure(f"{len(set(SHAPES))} shapes, expected at least {LEAST_SHAPES}")
+    modes = sum(len(case.variants) for case in CASES)
+    return f"{len(set(SHAPES))} shapes × {len(DTYPES)} dtypes × {len(FORMATS)} layouts × {modes} operators and modes"
+
+
+def tests(name: str, arguments: List[str], check: str = "none") -> Callable[[int], str]:
+    return lambda jobs: f"{all_pass(check, arguments, jobs, OUT / f'{name}.xml')} tests"
+
+
+def numeric(jobs: int) -> str:
+    return f"{tests('numeric', [NUMERIC, '-k', 'not exact', *BOTH])(jobs)}: {shapes()}"
+
+
+def race(jobs: int) -> str:
+    return tests("race", ["emulation", NUMERIC, CONTRACT, *EMULATED], "race")(jobs) + ": 0 races, 3 orders bit-equal"
+
+
+def bounds(jobs: int) -> str:
+    return tests("bounds", ["emulation", NUMERIC, CONTRACT, *EMULATED], "sanitize")(jobs) + ": 0 sanitizer reports"
+
+
+def mutants(jobs: int) -> str:
+    if len(MUTANTS) < LEAST_MUTANTS:
+        raise Failure(f"{len(MUTANTS)} mutants, expected at least {LEAST_MUTANTS}")
+    for check in sorted({m.check for m in MUTANTS}):  # no alarm on the kernels as they are
+        killers = sorted({m.test for m in MUTANTS if m.check == check})
+        all_pass(check, [*killers, *EMULATED], jobs, OUT / f"killers_{check}.xml")
+
+    def verdict(i: int) -> Tuple[str, str]:
+        try:
+            return "", kill(MUTANTS[i], OUT / "mutants" / str(i))
+        except Failure as failure:
+            return str(failure), ""
+
+    with ThreadPoolExecutor(jobs) as pool:
+        verdicts = list(pool.map(verdict, range(len(MUTANTS))))
+    said = [f"{m.fault} | {m.file} | {m.check} | {test_arguments(m)[0]} | {s or 'SURVIVED'}" for m, (_, s) in zip(MUTANTS, verdicts)]
+    (OUT / "mutants.txt").write_text("\n".join(said) + "\n")
+    survivors = [failure for failure, _ in verdicts if failure]
+    if survivors:
+        raise Failure(f"{len(survivors)} of {len(MUTANTS)} mutants not killed:\n" + "\n".join(survivors))
+    return f"{len(MUTANTS)} of {len(MUTANTS)} killed, each by its test; build/prove/mutants.txt"
+
+
+def device_coverage(jobs: int) -> str:
+    coverage.forget()
+    all_pass("coverage", [NUMERIC, CONTRACT, "emulation/test_orders.py", *EMULATED], jobs, OUT / "coverage.xml")
+    measured = coverage.measure()
+    (OUT / "missed_lines.txt").write_text("\n".join(measured.missed) + "\n")
+    text = f"{measured.percent:.1f} % of {measured.lines} device lines"
+    if measured.percent < LEAST_COVERAGE:
+        raise Failure(f"{text}, expected at least {LEAST_COVERAGE} %; missed: {', '.join(measured.missed)}")
+    return text
+
+
+STEPS: Dict[str, Tuple[str, Callable[[int], str]]] = {
+    "numeric": ("none", numeric),
+    "exact": ("none", tests("exact", [NUMERIC, "-k", "exact", *BOTH])),
+    "layout": ("none", tests("layout", [CONTRACT, "-k", "strides and not NaN or expanded or size_1", *BOTH])),
+    "frame": ("none", tests("frame", [CONTRACT, "-k", "framed or every_element or left_alone", *BOTH])),
+    "empty": ("none", tests("empty", [CONTRACT, "-k", "empty or nan_and_inf or minus_infinity or mark_nan", *BOTH])),
+    "errors": ("none", tests("errors", [CONTRACT, "-k", "misuse or refuse", *BOTH])),
+    "huge": ("none", tests("huge", [HUGE, *EMULATED])),
+    "race": ("race", race),
+    "bounds": ("sanitize", bounds),
+    "mutants": ("none race sanitize", mutants),
+    "coverage": ("coverage", device_coverage),
+}
+
+
+def git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":")[1].strip()
+    return platform.machine()
+
+
+def record(rows: List[Dict[str, object]]) -> None:
+    import torch
+
+    if git("status", "--porcelain", "--", "csrc", "swiftnet_ext", "python_tests"):
+        raise SystemExit("prove --record: commit first: a result names the commit that it is true of")
+    content = {
+        "date": datetime.date.today().isoformat(),
+        "commit": git("rev-parse", "HEAD"),
+        "command": "make prove RECORD=1",
+        "device": f"{cpu()}, {os.cpu_count()} cores; the kernels emulated",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "compiler": subprocess.run(["g++", "--version"], capture_output=True, text=True).stdout.splitlines()[0],
+        "steps": rows,
+    }
+    RECORD.parent.mkdir(parents=True, exist_ok=True)
+    RECORD.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    print(f"written: {RECORD.relative_to(ROOT)}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="prove", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--only", default=",".join(STEPS), help="steps, separated by commas")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--record", action="store_true", help=f"write {RECORD.relative_to(ROOT)}")
+    options = parser.parse_args()
+    chosen = options.only.split(",")
+    unknown = set(chosen) - set(STEPS)
+    if unknown or (options.record and set(chosen) != set(STEPS)):
+        parser.error(f"--only: expected names of {', '.join(STEPS)}" if unknown else "--record: needs all steps")
+
+    OUT.mkdir(parents=True, exist_ok=True)
+    rows, built = [], set()
+    for name in chosen:
+        checks, step = STEPS[name]
+        start = time.monotonic()
+        try:
+            for check in set(checks.split()) - built:
+                build(check)
+                built.add(check)
+            status, result = "proven", step(options.jobs)
+        except Failure as failure:
+            status, result = "FAILED", str(failure)
+        seconds = round(time.monotonic() - start)
+        rows.append({"step": name, "status": status, "result": result, "seconds": seconds})
+        print(f"{name:<10}{status:<8}{seconds:>5} s  {result}", flush=True)
+    failed = [row["step"] for row in rows if row["status"] != "proven"]
+    print(f"\n{len(rows) - len(failed)} of {len(rows)} steps proven" + (f"; failed: {', '.join(failed)}" if failed else ""))
+    if options.record and not failed:
+        record(rows)
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

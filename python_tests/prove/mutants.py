@@ -1,0 +1,171 @@
+"""Faults seeded into the kernels, one at a time: each must make the test that is named beside it fail.
+
+A mutant replaces a text that occurs once in a file of csrc/kernels. `check` is the emulated build in which the test runs;
+the same tests pass on the kernels as they are.
+"""
+
+from typing import List, NamedTuple
+
+
+class Mutant(NamedTuple):
+    fault: str
+    file: str  # in csrc/kernels
+    old: str
+    new: str
+    test: str  # in python_tests
+    check: str = "none"
+
+
+def numeric(operator: str, variant: str, dtype: str = "float32", memory_format: str = "contiguous") -> str:
+    test = "core/ops/test_numeric.py::test_error_is_within_the_derived_bound"
+    return f"{test}[emulated-{memory_format}-{dtype}-{operator}-{variant}]"
+
+
+def orders(operator: str, variant: str) -> str:
+    return f"emulation/test_orders.py::test_the_order_of_threads_changes_no_bit[contiguous-float32-{operator}-{variant}]"
+
+
+def framed(operator: str) -> str:
+    test = "core/ops/test_contract.py::test_any_strides_give_the_bits_of_contiguous_maps"
+    return f"{test}[emulated-framed by NaN-float32-{operator}]"
+
+
+def contract(test: str) -> str:
+    return f"core/ops/test_contract.py::{test}"
+
+
+def huge(test: str) -> str:
+    return f"core/ops/test_huge.py::{test}"
+
+
+FIRST_BARRIER = "    __syncthreads();\n\n    for (int c = 0"
+SECOND_BARRIER = "    __syncthreads();  // the next slice overwrites what others may still read\n"
+
+MUTANTS: List[Mutant] = [
+    # barriers and shared memory
+    Mutant("no barrier before the tile is read", "conv3x3.cuh", FIRST_BARRIER, "\n    for (int c = 0",
+           orders("conv3x3", "plain"), "race"),
+    Mutant("no barrier before the tile is overwritten", "conv3x3.cuh", SECOND_BARRIER, "",
+           orders("upsample_add_conv3x3", "bilinear"), "race"),
+    Mutant("no barrier before the slice is read", "common/conv1x1.cuh", FIRST_BARRIER, "\n    for (int c = 0",
+           orders("lateral_add", "alone"), "race"),
+    Mutant("no barrier before the slice is overwritten", "common/conv1x1.cuh", SECOND_BARRIER, "",
+           orders("spatial_pyramid_pool", "bilinear"), "race"),
+    Mutant("no barrier before pixels are pooled", "spatial_pyramid_pool.cuh",
+           "      }\n      __syncthreads();\n      for (int item", "      }\n      for (int item",
+           orders("spatial_pyramid_pool", "nearest"), "race"),
+    Mutant("no barrier before pixels are overwritten", "spatial_pyramid_pool.cuh",
+           "      __syncthreads();  // the next tile overwrites what others may still read\n", "",
+           orders("spatial_pyramid_pool", "bilinear"), "race"),
+    Mutant("a corner of the halo is left unset", "conv3x3.cuh",
+           "      inputs[c][r][s] =", "      if (r > 0 || s > 0) inputs[c][r][s] =", orders("conv3x3", "plain"), "race"),
+    Mutant("pooling sums are not cleared", "spatial_pyramid_pool.cuh",
+           "item += Traits::kThreads) sums[item] = 0.f;", "item += Traits::kThreads * 2) sums[item] = 0.f;",
+           orders("spatial_pyramid_pool", "bilinear"), "race"),
+    Mutant("all pixels share one normaliser", "multiscale_mean.cuh", "normalisers[m][thread] = z.value()",
+           "normalisers[m][0] = z.value()", orders("multiscale_mean", "resize_then_softmax"), "race"),
+    Mutant("the levels' workspace overlaps the cells'", "spatial_pyramid_pool.cu",
+           "cells + n * pyramid.cells * channels;", "cells + n * pyramid.cells;",
+           orders("spatial_pyramid_pool", "bilinear"), "race"),
+    Mutant("an exit before a barrier", "common/conv1x1.cuh", "  float sums[Traits::kPerThread][Traits::kPerThread];",
+           "  if (tile.column + pixel0 >= out.width) return;\n  float sums[Traits::kPerThread][Traits::kPerThread];",
+           numeric("lateral_add", "bilinear")),
+    # tails and halos
+    Mutant("the halo above the image is read", "conv3x3.cuh", "h >= 0 && h < out.height", "h < out.height",
+           framed("conv3x3")),
+    Mutant("the halo right of the image is read", "conv3x3.cuh", "w >= 0 && w < out.width;", "w >= 0;",
+           framed("upsample_add_conv3x3")),
+    Mutant("the inputs' channel tail is not masked", "conv3x3.cuh",
+           "first + c < channels && h >= 0", "h >= 0", framed("conv3x3")),
+    Mutant("the weights' channel tail is not masked", "conv3x3.cuh",
+           "first + c < channels && tile.channel + k < out.channels;", "tile.channel + k < out.channels;",
+           numeric("conv3x3", "plain"), "sanitize"),
+    Mutant("the weights' output tail is not masked", "common/conv1x1.cuh",
+           "first + c < channels && tile.channel + k < out.channels;", "first + c < channels;",
+           numeric("lateral_add", "alone"), "sanitize"),
+    Mutant("the output's channel tail is not masked", "conv3x3.cuh", "    if (channel < out.channels) out.store",
+           "    out.store", numeric("conv3x3", "plain"), "sanitize"),
+    Mutant("the output's row tail is not masked", "conv3x3.cuh", "if (h >= out.height || w >= out.width) return;",
+           "if (w >= out.width) return;", numeric("conv3x3", "plain"), "sanitize"),
+    Mutant("the output's column tail is not masked", "common/conv1x1.cuh",
+           "if (h >= out.height || w >= out.width) continue;", "if (h >= out.height) continue;",
+           numeric("lateral_add", "alone"), "sanitize"),
+    Mutant("one past the lower row is read", "common/resize.cuh", "return {lower, min(lower + 1, in - 1), weight};",
+           "return {lower, lower + 1, weight};", framed("upsample_add_conv3x3")),
+    Mutant("one past shared memory is read", "conv3x3.cuh", "[row + tap / 3][column + tap % 3]",
+           "[row + tap / 3 + 1][column + tap % 3]", numeric("conv3x3", "plain"), "sanitize"),
+    Mutant("a misaligned vector is loaded", "common/conv1x1.cuh",
+           "w[j] = weights[c][output0 + j * Traits::kOutputThreads];",
+           "w[j] = reinterpret_cast<const float4*>(&weights[c][output0 + j * Traits::kOutputThreads])->x;",
+           numeric("lateral_add", "alone"), "sanitize"),
+    Mutant("the last tile is not launched", "conv3x3.cuh", "grid(static_cast<unsigned>(tiles.blocks))",
+           "grid(static_cast<unsigned>(tiles.blocks > 1 ? tiles.blocks - 1 : 1))", numeric("conv3x3", "plain")),
+    # index arithmetic
+    Mutant("offsets of 32 bits", "common/map.cuh", "data[n * stride_n + c * stride_c + h * stride_h + w * stride_w]",
+           "data[static_cast<int>(n * stride_n + c * stride_c + h * stride_h + w * stride_w)]",
+           huge("test_conv3x3[emulated]")),
+    Mutant("an image's offset of 32 bits", "common/map.cuh", "n * stride_n + c", "static_cast<int>(n * stride_n) + c",
+           huge("test_a_batch_beyond_the_limit[emulated-True]")),
+    Mutant("image and channel group are swapped", "common/tiles.cuh", "block / (across * down) % groups",
+           "block / (across * down) / groups", numeric("conv3x3", "plain")),
+    # arithmetic
+    Mutant("taps are transposed", "conv3x3.cuh", "tap / 3, tap % 3) : 0.f", "tap % 3, tap / 3) : 0.f",
+           numeric("conv3x3", "plain")),
+    Mutant("sums are kept in the maps' dtype", "conv3x3.cuh",
+           "sums[k] = fmaf(v, weights[c][tap][k], sums[k]);",
+           "sums[k] = to_float(from_float<T>(fmaf(v, weights[c][tap][k], sums[k])));",
+           numeric("conv3x3", "plain", "float16")),
+    Mutant("the residual comes after the ReLU", "conv3x3.cuh",
+           "    if (residual.data != nullptr) y += residual.load(n, k, h, w);\n    return relu_last ? relu(y) : y;",
+           "    if (relu_last) y = relu(y);\n    return residual.data != nullptr ? y + residual.load(n, k, h, w) : y;",
+           numeric("conv3x3", "residual_relu")),
+    Mutant("ReLU loses NaN", "common/map.cuh", "return v < 0.f ? 0.f : v;", "return max(0.f, v);",
+           contract("test_nan_and_inf_spread_as_in_pytorch[emulated-nan-conv3x3]")),
+    Mutant("a channel's shift is its neighbour's", "common/map.cuh", "scale[channel], shift[channel]",
+           "scale[channel], shift[channel > 0 ? channel - 1 : 0]", numeric("upsample_add_conv3x3", "bilinear")),
+    Mutant("an fp16 parameter is read as fp32", "common/map.cuh", "return half ? __half2float",
+           "return half && i > 0 ? __half2float", contract("test_parameters_may_have_the_maps_dtype[emulated-lateral_add]")),
+    Mutant("the lateral is added after the ReLU", "upsample_add_conv3x3.cuh",
+           "affine_relu(up + skip.load(n, c, h, w), c)", "affine_relu(up, c) + skip.load(n, c, h, w)",
+           numeric("upsample_add_conv3x3", "nearest")),
+    Mutant("the resized map is transposed", "lateral_add.cuh", "resized<kMode>(x, n, k, h, w, height, width)",
+           "resized<kMode>(x, n, k, w % height, h % width, height, width)", numeric("lateral_add", "bilinear")),
+    Mutant("pixel centres are at corners", "common/resize.cuh", "(static_cast<float>(dst) + 0.5f) - 0.5f",
+           "static_cast<float>(dst)", numeric("upsample_add_conv3x3", "bilinear")),
+    Mutant("the nearest index is rounded up", "common/resize.cuh", "floorf(", "ceilf(",
+           numeric("upsample_add_conv3x3", "nearest")),
+    Mutant("a map of equal height is not resized", "common/resize.cuh", "if (in_h == out_h && in_w == out_w)",
+           "if (in_h == out_h)", numeric("lateral_add", "nearest")),
+    Mutant("rows are blended by the columns' weight", "common/resize.cuh",
+           "(1.f - v.weight) * upper_row + v.weight", "(1.f - u.weight) * upper_row + u.weight",
+           numeric("upsample_add_conv3x3", "bilinear")),
+    Mutant("a resize of weight 0 is skipped", "common/resize.cuh", "  const ResizeTap v = bilinear_tap(h, in_h, out_h), u",
+           "  if (bilinear_tap(h, in_h, out_h).weight == 0.f && bilinear_tap(w, in_w, out_w).weight == 0.f)\n"
+           "    return value(bilinear_tap(h, in_h, out_h).lower, bilinear_tap(w, in_w, out_w).lower);\n"
+           "  const ResizeTap v = bilinear_tap(h, in_h, out_h), u",
+           contract("test_nan_and_inf_spread_as_in_pytorch[emulated-inf-lateral_add]")),
+    Mutant("overlapping windows are cut off", "spatial_pyramid_pool.cuh",
+           "(static_cast<int64_t>(cell + 1) * size + cells - 1) / cells", "static_cast<int64_t>(cell + 1) * size / cells",
+           numeric("spatial_pyramid_pool", "bilinear")),
+    Mutant("half of a warp's lanes are lost", "spatial_pyramid_pool.cuh", "int distance = 16;", "int distance = 8;",
+           numeric("spatial_pyramid_pool", "bilinear")),
+    Mutant("a shuffle's mask lacks lanes", "spatial_pyramid_pool.cuh", "__shfl_xor_sync(0xffffffffu",
+           "__shfl_xor_sync(0x7fffffffu", numeric("spatial_pyramid_pool", "nearest")),
+    Mutant("lanes exit before a shuffle", "spatial_pyramid_pool.cuh", "if (item >= count) return;",
+           "if (item >= count || lane >= channels) return;", numeric("spatial_pyramid_pool", "nearest")),
+    Mutant("level and channel are confused", "spatial_pyramid_pool.cuh",
+           "level = (c - x.channels) / outputs, d = (c - x.channels) % outputs;",
+           "level = (c - x.channels) % grids.levels, d = (c - x.channels) / grids.levels;",
+           numeric("spatial_pyramid_pool", "bilinear")),
+    Mutant("a larger logit does not rescale the sum", "multiscale_mean.cuh",
+           "sum = sum * expf(largest - v) + 1.f;", "sum = sum + 1.f;", numeric("multiscale_mean", "softmax_then_resize")),
+    Mutant("two of minus infinity make NaN", "multiscale_mean.cuh", "} else if (v != -INFINITY) {", "} else {",
+           contract("test_a_class_of_minus_infinity_never_wins[emulated]")),
+    Mutant("ties go to the higher class", "multiscale_mean.cuh", "} else if (sum > best) {", "} else if (sum >= best) {",
+           contract("test_labels_mark_nan_with_255_and_give_ties_to_the_lower_class[emulated]")),
+    Mutant("a label ignores NaN", "multiscale_mean.cuh", "} else if (isnan(sum)) {", "} else if (false) {",
+           contract("test_labels_mark_nan_with_255_and_give_ties_to_the_lower_class[emulated]")),
+    Mutant("the mean of all but one map", "multiscale_mean.cuh", "for (int m = 0; m < logits.count; m++) {\n      const Map",
+           "for (int m = logits.count > 1; m < logits.count; m++) {\n      const Map",
+           numeric("multiscale_mean", "resize_then_softmax")),
+]  # fmt: skip
