@@ -1,5 +1,6 @@
 # make demo   segment a road scene (rendered here, or IMAGE=photo.jpg)
 # make test   every test that needs no GPU
+# make prove  the kernels under race detection, sanitizers, seeded faults …, as one table (RECORD=1 writes it down)
 # Everything goes into .venv and build/. Needs python3 (3.9 or later) with venv, a C++ compiler and make.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -11,7 +12,7 @@ SOURCES := $(shell find csrc cmake swiftnet_ext -type f -not -name '*.pyc' -not 
 EMULATION := build/emulation/.built
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint format bench py36 two-torches clean
+.PHONY: demo test prove lint format bench py36 two-torches clean
 
 demo: $(VENV)/.installed
 	mkdir -p $(DEMO)
@@ -21,6 +22,10 @@ demo: $(VENV)/.installed
 # one thread for each worker: PyTorch's own would fight over the cores
 test: $(VENV)/.dev $(EMULATION)
 	OMP_NUM_THREADS=1 $(BIN)/pytest python_tests -n $(JOBS) $(PYTEST_ARGS)
+
+# STEPS=race,mutants for some of it
+prove: $(VENV)/.dev
+	cd python_tests && $(CURDIR)/$(BIN)/python -m prove --jobs $(JOBS) $(if $(STEPS),--only $(STEPS)) $(if $(RECORD),--record)
 
 bench: $(VENV)/.dev $(EMULATION)
 	$(BIN)/pytest benchmarks --benchmark-only $(PYTEST_ARGS)

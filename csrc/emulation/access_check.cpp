@@ -1,8 +1,8 @@
 // Race detection without a race detector's run time: the kernels are compiled with -fsanitize=thread, and the hooks
 // that GCC then calls at each access are defined here in libtsan's place.
 //
-// Two accesses to a byte, one of them a write, conflict unless something orders them: a block barrier between threads of
-// a block, a barrier of the whole warp (__syncwarp, not a shuffle) between lanes of a warp, nothing between blocks.
+// Two accesses to a byte, one of them a write, conflict unless something orders them: a block barrier between threads
+// of a block, a barrier of the whole warp (__syncwarp, not a shuffle) between lanes of a warp, nothing between blocks.
 // For each byte the last write and what a write may conflict with of the reads are kept; so a conflict is found in
 // whatever order the threads happen to run.
 #include "access_check.h"
@@ -150,7 +150,8 @@ class AccessCheck {
     Stamp& r = cell.read;
     const bool read_in_launch = r.block >= now.launch_first;
     if (w.block >= now.launch_first && w.block != now.block) {
-      if (!shared) found(writes ? "race between blocks: two writes" : "race between blocks: read and write", now, w, code);
+      if (!shared)
+        found(writes ? "race between blocks: two writes" : "race between blocks: read and write", now, w, code);
     } else if (concurrent(w, now)) {
       found(writes ? "race: two writes" : "race: read and write", now, w, code);
     }
@@ -284,9 +285,9 @@ void end_block_access_check() { access_check().end_block(); }
 // GCC's interface to libtsan, as far as device code uses it.
 #define SWIFTNET_ACCESS(size, writes) \
   ::swiftnet::emulation::access_check().access(p, size, writes, __builtin_return_address(0))
-#define SWIFTNET_HOOKS(size)                                               \
-  void __tsan_read##size(void* p) { SWIFTNET_ACCESS(size, false); }        \
-  void __tsan_write##size(void* p) { SWIFTNET_ACCESS(size, true); }        \
+#define SWIFTNET_HOOKS(size)                                                  \
+  void __tsan_read##size(void* p) { SWIFTNET_ACCESS(size, false); }           \
+  void __tsan_write##size(void* p) { SWIFTNET_ACCESS(size, true); }           \
   void __tsan_unaligned_read##size(void* p) { SWIFTNET_ACCESS(size, false); } \
   void __tsan_unaligned_write##size(void* p) { SWIFTNET_ACCESS(size, true); }
 

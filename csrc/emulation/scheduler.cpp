@@ -65,9 +65,9 @@ struct Fiber {
   State state;
   const char* file;  // and line of what it waits at
   int line;
-  unsigned mask;   // of the lanes it waits for
+  unsigned mask;    // of the lanes it waits for
   unsigned source;  // the lane whose value it wants
-  uint64_t value;  // what it offers
+  uint64_t value;   // what it offers
 };
 
 struct Warp {
@@ -321,8 +321,8 @@ class Scheduler {
   [[noreturn]] void fail(const std::string& what, const Fiber& fiber) const { fail(what + ", at " + place(fiber)); }
 
   [[noreturn]] void fail(const std::string& what) const {
-    throw std::runtime_error("emulation: " + kernel_ + ": " + what + " (block " + std::to_string(block_index_.x) + ", " +
-                             std::to_string(block_index_.y) + ", " + std::to_string(block_index_.z) + ")");
+    throw std::runtime_error("emulation: " + kernel_ + ": " + what + " (block " + std::to_string(block_index_.x) +
+                             ", " + std::to_string(block_index_.y) + ", " + std::to_string(block_index_.z) + ")");
   }
 
   std::string kernel_;

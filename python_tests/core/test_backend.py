@@ -70,6 +70,85 @@ def test_a_fallback_warns_once_and_strict_raises(name, reason, nothing_said_yet,
         run()
 
 
+class StandIn:
+    """A compiled module as it is where something is missing, and a tensor of a GPU that is not there."""
+
+    def __init__(self, cuda_version="11.8", archs="61 75", no_cuda_reason="", why_not=""):
+        self.info = {"cuda_version": cuda_version, "cuda_archs": archs, "no_cuda_reason": no_cuda_reason}
+        self.why_not = why_not
+        self.asked = 0
+
+    def build_info(self):
+        return self.info
+
+    def why_not_on_device(self, index):
+        self.asked += 1
+        return self.why_not
+
+    class CudaTensor:
+        device, dtype = torch.device("cuda", 0), torch.float32
+
+
+FAULTS = {
+    "binary": ((None, "the compiled module swiftnet_ext._C could not be imported (gone)"), "could not be imported"),
+    "kernels": (
+        (StandIn("", "", "no CUDA toolkit was found"), ""),
+        "built without CUDA kernels: no CUDA toolkit was found",
+    ),
+    "architecture": (
+        (StandIn(why_not="the binary has no code for this GPU of compute capability 5.2"), ""),
+        r"no code for this GPU of compute capability 5.2 \(built with CUDA 11.8 for 61 75\)",
+    ),
+    "driver": (
+        (StandIn(why_not="cudaErrorInsufficientDriver: CUDA driver version is insufficient"), ""),
+        r"cudaErrorInsufficientDriver: .* \(built with CUDA 11.8 for 61 75\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("missing", sorted(FAULTS))
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_what_is_missing_is_said_once_and_raises_when_strict(missing, name, nothing_said_yet, monkeypatch):
+    loaded, reason = FAULTS[missing]
+    monkeypatch.setattr(_native, "_loaded", {"native": loaded})
+    monkeypatch.setattr(_native, "_device_reasons", {})
+    with sx.use_backend(name):
+        with pytest.warns(RuntimeWarning, match=reason) as warned:
+            for _ in range(3):
+                assert backend_module.kernels_for("conv3x3", StandIn.CudaTensor()) is None
+        assert len(warned) == 1
+        with pytest.warns(RuntimeWarning, match="swiftnet_ext.lateral_add: .*" + reason):
+            backend_module.kernels_for("lateral_add", StandIn.CudaTensor())
+    with sx.use_backend(name, strict=True), pytest.raises(sx.BackendError, match=reason):
+        backend_module.kernels_for("conv3x3", StandIn.CudaTensor())
+
+
+def test_a_device_is_asked_once(monkeypatch):
+    module = StandIn()
+    monkeypatch.setattr(_native, "_loaded", {"native": (module, "")})
+    monkeypatch.setattr(_native, "_device_reasons", {})
+    for _ in range(3):
+        assert _native.cuda(0) == (module, "")
+    assert module.asked == 1
+
+
+@pytest.mark.kernels_only
+def test_no_memory_for_a_workspace_is_a_clear_error(backend, device):
+    """Maps of one stored image repeated, so that the workspace alone is too large."""
+    huge = torch.zeros(1, 2, 1000, 1000, device=device).expand(10**6, 2, 1000, 1000)
+    with pytest.raises(
+        RuntimeError, match=r"multiscale_mean: no memory for its workspace of 3814697.3 MiB on " + device
+    ):
+        sx.ops.multiscale_mean([huge], (1, 1), reduce="argmax")
+    labels = sx.ops.multiscale_mean([huge[:1]], (1, 1), reduce="argmax")  # and the process goes on
+    assert labels.tolist() == [[[0]]]
+    pooled = torch.zeros(1, 10**6, 1, 1, device=device).expand(10**6, 10**6, 1, 1)
+    weight = torch.zeros(1, 1, 1, device=device).expand(1, 1, 10**6)
+    fuse = torch.zeros(1, 1, device=device).expand(1, 10**6 + 1)
+    with pytest.raises(RuntimeError, match="spatial_pyramid_pool: no memory for its workspace of"):
+        sx.ops.spatial_pyramid_pool(pooled, weight, fuse, grids=[(1, 1)])
+
+
 @pytest.mark.kernels_only
 def test_dtypes_that_kernels_lack(nothing_said_yet, backend):
     with pytest.raises(sx.BackendError, match="the kernels take float32 and float16, not bfloat16"):

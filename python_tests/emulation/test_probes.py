@@ -42,7 +42,9 @@ FOUND_BY = {
         "overflowing_index": r"undefined behaviour: Signed integer overflow: .* at .*probes.cu:\d+",
     },
 }
-CLEAN = ["neighbour", "lanes_with_barrier", "bytes", "sums", "half_warp", "half_arithmetic", "strided_1", "strided_2", "strided_8"]  # fmt: skip
+CLEAN = [
+    "neighbour", "lanes_with_barrier", "bytes", "sums", "half_warp", "half_arithmetic", "strided_1", "strided_2", "strided_8",
+]  # fmt: skip
 CRASHES = ["misaligned_vector"]
 ORDERS = ("forward", "reverse", "random")
 

@@ -12,6 +12,7 @@ pytestmark = pytest.mark.needs_check("race")
 @pytest.fixture
 def launches(emulation):
     """Calls a function on the emulated kernels and returns its launches with their sectors."""
+
     def run(function):
         emulation.options.count_sectors = True
         emulation.take_launches()
@@ -43,9 +44,7 @@ def test_labels_write_nothing_of_the_classes_size(launches):
     maps = [torch.randn(1, 19, 8, 16), torch.randn(1, 19, 16, 32)]
     runs = launches(lambda: sx.ops.multiscale_mean(maps, (16, 32), reduce="argmax"))
     assert [r["distinct_sectors_written"] for r in runs] == [sectors(8, 16), sectors(16, 32), sectors(16, 32, size=1)]
-    (labels,) = launches(
-        lambda: sx.ops.multiscale_mean(maps, (16, 32), order="resize_then_softmax", reduce="argmax")
-    )
+    (labels,) = launches(lambda: sx.ops.multiscale_mean(maps, (16, 32), order="resize_then_softmax", reduce="argmax"))
     assert labels["distinct_sectors_written"] == sectors(16, 32, size=1)
 
 

@@ -1,6 +1,10 @@
 """Reading, finding and writing pictures; data folders; classes."""
 
 import os
+import struct
+import subprocess
+import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -63,6 +67,29 @@ class TestReading:
         monkeypatch.setattr(images, "MAX_PIXELS", 399)
         with pytest.raises(ImageError, match="20×20 pixels, at most 399"):
             read_image(tmp_path / "a.png")
+
+    def test_a_real_bomb_takes_no_memory(self, tmp_path):
+        """3.6 gigapixels in 10 MB: refused by its header, in a process whose memory is counted."""
+        side, bomb = 60000, tmp_path / "bomb.png"
+        rows = zlib.compressobj(9)
+        pixels = b"".join(rows.compress(bytes(side // 8 + 1)) for _ in range(side)) + rows.flush()
+        header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+        with open(bomb, "wb") as file:
+            file.write(b"\x89PNG\r\n\x1a\n")
+            for kind, content in ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")):
+                file.write(struct.pack(">I", len(content)) + kind + content)
+                file.write(struct.pack(">I", zlib.crc32(kind + content)))
+        code = (
+            "import resource, sys; from swiftnet_ext.data.images import ImageError, read_image\n"
+            "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+            "before = peak()\n"
+            "try: read_image(sys.argv[1])\n"
+            "except ImageError as error: print(peak() - before, error)"
+        )
+        output = subprocess.check_output([sys.executable, "-c", code, str(bomb)], text=True)
+        kilobytes, message = output.split(" ", 1)
+        assert str(bomb) in message
+        assert int(kilobytes) < 50_000
 
     def test_labels_are_numbers_not_colours(self, tmp_path):
         values = np.arange(12, dtype=np.uint8).reshape(3, 4)

@@ -1,6 +1,6 @@
 """`make prove`: what can be known of the kernels without a GPU, as one table. Fails on any shortfall.
 
-    python -m prove [--only race,mutants] [--jobs 2] [--record]      in python_tests
+python -m prove [--only race,mutants] [--jobs 2] [--record]      in python_tests
 """
 
 import argparse
@@ -69,7 +69,10 @@ def mutants(jobs: int) -> str:
 
     with ThreadPoolExecutor(jobs) as pool:
         verdicts = list(pool.map(verdict, range(len(MUTANTS))))
-    said = [f"{m.fault} | {m.file} | {m.check} | {test_arguments(m)[0]} | {s or 'SURVIVED'}" for m, (_, s) in zip(MUTANTS, verdicts)]
+    said = [
+        f"{m.fault} | {m.file} | {m.check} | {test_arguments(m)[0]} | {s or 'SURVIVED'}"
+        for m, (_, s) in zip(MUTANTS, verdicts)
+    ]
     (OUT / "mutants.txt").write_text("\n".join(said) + "\n")
     survivors = [failure for failure, _ in verdicts if failure]
     if survivors:
@@ -91,7 +94,7 @@ def device_coverage(jobs: int) -> str:
 STEPS: Dict[str, Tuple[str, Callable[[int], str]]] = {
     "numeric": ("none", numeric),
     "exact": ("none", tests("exact", [NUMERIC, "-k", "exact", *BOTH])),
-    "layout": ("none", tests("layout", [CONTRACT, "-k", "strides and not NaN or expanded or size_1", *BOTH])),
+    "layout": ("none", tests("layout", [CONTRACT, "-k", "strides and not NaN or expanded or parameters", *BOTH])),
     "frame": ("none", tests("frame", [CONTRACT, "-k", "framed or every_element or left_alone", *BOTH])),
     "empty": ("none", tests("empty", [CONTRACT, "-k", "empty or nan_and_inf or minus_infinity or mark_nan", *BOTH])),
     "errors": ("none", tests("errors", [CONTRACT, "-k", "misuse or refuse", *BOTH])),
@@ -161,7 +164,10 @@ def main() -> int:
         rows.append({"step": name, "status": status, "result": result, "seconds": seconds})
         print(f"{name:<10}{status:<8}{seconds:>5} s  {result}", flush=True)
     failed = [row["step"] for row in rows if row["status"] != "proven"]
-    print(f"\n{len(rows) - len(failed)} of {len(rows)} steps proven" + (f"; failed: {', '.join(failed)}" if failed else ""))
+    print(
+        f"\n{len(rows) - len(failed)} of {len(rows)} steps proven"
+        + (f"; failed: {', '.join(failed)}" if failed else "")
+    )
     if options.record and not failed:
         record(rows)
     return bool(failed)

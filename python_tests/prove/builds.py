@@ -30,7 +30,9 @@ def with_tools() -> Dict[str, str]:
 
 
 def run(command: List[str], **kwargs) -> subprocess.CompletedProcess:
-    return subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
+    return subprocess.run(
+        [str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs
+    )
 
 
 def build(check: str) -> None:

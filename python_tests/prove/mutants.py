@@ -22,7 +22,9 @@ def numeric(operator: str, variant: str, dtype: str = "float32", memory_format: 
 
 
 def orders(operator: str, variant: str) -> str:
-    return f"emulation/test_orders.py::test_the_order_of_threads_changes_no_bit[contiguous-float32-{operator}-{variant}]"
+    return (
+        f"emulation/test_orders.py::test_the_order_of_threads_changes_no_bit[contiguous-float32-{operator}-{variant}]"
+    )
 
 
 def framed(operator: str) -> str:

@@ -41,7 +41,9 @@ def _link_command(check: str) -> str:
 
 def mutate(mutant: Mutant, text: str) -> str:
     if text.count(mutant.old) != 1:
-        raise Failure(f"mutant '{mutant.fault}': its text occurs {text.count(mutant.old)} times in {mutant.file}, not once")
+        raise Failure(
+            f"mutant '{mutant.fault}': its text occurs {text.count(mutant.old)} times in {mutant.file}, not once"
+        )
     return text.replace(mutant.old, mutant.new)
 
 
@@ -59,7 +61,9 @@ def compile_mutant(mutant: Mutant, target: Path) -> None:
             continue
         output = re.search(r" -o (\S+\.o)", entry["command"]).group(1)
         made = target / (source.stem + ".o")
-        command = entry["command"].replace(str(ROOT / "csrc"), str(target / "csrc")).replace(f"-o {output}", f"-o {made}")
+        command = (
+            entry["command"].replace(str(ROOT / "csrc"), str(target / "csrc")).replace(f"-o {output}", f"-o {made}")
+        )
         done = run(["sh", "-c", command], cwd=entry["directory"])
         if done.returncode:
             raise Failure(f"mutant '{mutant.fault}' does not compile:\n{done.stdout[-2000:]}")
@@ -83,7 +87,9 @@ def kill(mutant: Mutant, target: Path) -> str:
         return f"ended by signal {-tests.status}"
     if tests.status != PYTEST_FAILED_TESTS or tests.failed != 1:
         survived = "survived" if tests.status == 0 else f"made pytest end with status {tests.status}"
-        raise Failure(f"mutant '{mutant.fault}' {survived}: {mutant.test} in {PRESETS[mutant.check]}\n{tests.output[-1500:]}")
+        raise Failure(
+            f"mutant '{mutant.fault}' {survived}: {mutant.test} in {PRESETS[mutant.check]}\n{tests.output[-1500:]}"
+        )
     shutil.rmtree(target)
     said = re.findall(r"^E +(.+)", tests.output, re.M) or ["failed"]
     return " ".join(said[: 1 + said[0].endswith(":")])  # the emulation's findings follow the kernel's name

@@ -114,3 +114,20 @@ def kernels_for(op: str, x: Tensor, limit: str = "") -> Optional[Any]:
             _warned.add(message)
             warnings.warn(message + "; plain PyTorch runs instead (this is said once)", RuntimeWarning, stacklevel=2)
     return None
+
+
+def workspace(op: str, floats: int, device: torch.device) -> Tensor:
+    """fp32 memory that a kernel needs beside its tensors, [floats], uninitialised.
+
+    Raises:
+        RuntimeError: there is not so much (on a GPU PyTorch's own OutOfMemoryError); nothing has been launched.
+    """
+    try:
+        return torch.empty(floats, dtype=torch.float32, device=device)
+    except RuntimeError as error:
+        if "memory" not in str(error):
+            raise
+        message = (
+            "swiftnet_ext.{}: no memory for its workspace of {:.1f} MiB on {}; use a smaller batch or smaller maps"
+        )
+        raise type(error)("{} ({})".format(message.format(op, floats * 4 / 2.0**20, device), error))

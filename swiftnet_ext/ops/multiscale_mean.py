@@ -8,7 +8,7 @@ from torch import Tensor
 from .._native import current_stream
 from . import checks, reference
 from .autocast import cast_for_autocast
-from .backend import kernels_for
+from .backend import kernels_for, workspace
 from .registration import empty_like_layout, in_layout_of, register
 
 NAME = "multiscale_mean"
@@ -60,8 +60,8 @@ def _run(logits: List[Tensor], size: List[int], order: str, reduce: str) -> Tens
         return in_layout_of(y, first) if reduce == "mean" else y
     y = _fake(logits, size, order, reduce)
     pixels = sum(m.shape[0] * m.shape[2] * m.shape[3] for m in logits) if order == "softmax_then_resize" else 0
-    workspace = torch.empty(pixels, dtype=torch.float32, device=first.device)  # each pixel's log-sum-exp
-    kernels.multiscale_mean(logits, order, workspace, y, current_stream(first.device))
+    log_sum_exp = workspace(NAME, pixels, first.device)  # of each pixel
+    kernels.multiscale_mean(logits, order, log_sum_exp, y, current_stream(first.device))
     return y
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from .._native import current_stream
 from . import checks, reference
 from .autocast import cast_for_autocast
-from .backend import kernels_for
+from .backend import kernels_for, workspace
 from .registration import empty_like_layout, in_layout_of, register
 
 NAME = "spatial_pyramid_pool"
@@ -97,8 +97,7 @@ def _run(*arguments: Any) -> Tensor:
         return in_layout_of(_reference(*arguments), x)
     y = _fake(*arguments)
     floats = x.shape[0] * _cells(sizes) * (x.shape[1] + level_weight.shape[1])  # the pooled cells and the levels
-    workspace = torch.empty(floats, dtype=torch.float32, device=x.device)
-    kernels.spatial_pyramid_pool(*arguments, workspace, y, current_stream(x.device))
+    kernels.spatial_pyramid_pool(*arguments, workspace(NAME, floats, x.device), y, current_stream(x.device))
     return y
 
 
