@@ -165,7 +165,9 @@ class AccessCheck {
       return;
     }
     if (shared && w.block != now.block) found("uninitialised shared memory is read", now, Stamp(), code);
-    const bool same_epoch = r.block == now.block && r.epoch == now.epoch;
+    // reads before a barrier of their warp are ordered before all that this warp does; others still meet this read
+    const bool ordered = !cell.several_warps && r.thread / 32 == now.thread / 32 && r.warp_epoch != now.warp_epoch;
+    const bool same_epoch = r.block == now.block && r.epoch == now.epoch && !ordered;
     cell.several_threads = same_epoch && (cell.several_threads || r.thread != now.thread);
     cell.several_warps = same_epoch && (cell.several_warps || r.thread / 32 != now.thread / 32);
     cell.several_blocks = read_in_launch && (cell.several_blocks || r.block != now.block);

@@ -74,6 +74,18 @@ __global__ void lanes_with_barrier(const float* in, float* out, int) {
   out[t] = v;
 }
 
+// Right: the neighbour's read is before the warp's barrier, so a lane may read again and write.
+__global__ void lanes_read_again(const float* in, float* out, int) {
+  __shared__ float values[kThreads];
+  const int t = threadIdx.x;
+  values[t] = in[t];
+  __syncwarp();
+  const float v = values[t & ~1];
+  __syncwarp();
+  if (t % 2 == 0) values[t] += v;
+  out[t] = v;
+}
+
 __global__ void lanes_without_barrier(const float* in, float* out, int) {
   __shared__ float values[kThreads];
   const int t = threadIdx.x;
@@ -235,6 +247,7 @@ const Probe kProbes[] = {
     SWIFTNET_PROBE(two_writes, 1),
     SWIFTNET_PROBE(uninitialised, 1),
     SWIFTNET_PROBE(lanes_with_barrier, 1),
+    SWIFTNET_PROBE(lanes_read_again, 1),
     SWIFTNET_PROBE(lanes_without_barrier, 1),
     SWIFTNET_PROBE(lanes_with_shuffle, 1),
     SWIFTNET_PROBE(blocks_write_one_element, 2),

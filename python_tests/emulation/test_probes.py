@@ -43,7 +43,8 @@ FOUND_BY = {
     },
 }
 CLEAN = [
-    "neighbour", "lanes_with_barrier", "bytes", "sums", "half_warp", "half_arithmetic", "strided_1", "strided_2", "strided_8",
+    "neighbour", "lanes_with_barrier", "lanes_read_again", "bytes", "sums", "half_warp", "half_arithmetic",
+    "strided_1", "strided_2", "strided_8",
 ]  # fmt: skip
 CRASHES = ["misaligned_vector"]
 ORDERS = ("forward", "reverse", "random")

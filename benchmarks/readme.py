@@ -1,0 +1,88 @@
+"""Writes README's table of what has run where, from the result files: python benchmarks/readme.py [--check]
+
+An architecture was *run* where a GPU report of a device of that compute capability passed, *emulated* where `make prove`
+passed (one source for all architectures), and *compiled* by the toolkits whose `make budgets` passed.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Dict, List, Optional
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+README = ROOT / "README.md"
+BEGIN, END = "<!-- made by benchmarks/readme.py from benchmarks/results -->", "<!-- end -->"
+DEVICES = {
+    "61": "GTX 1080 Ti", "62": "Jetson TX2", "70": "V100", "75": "T4, RTX 20", "80": "A100", "86": "RTX 30",
+    "89": "RTX 40, L4", "90": "H100, H200", "100": "B200", "120": "RTX 50",
+}  # fmt: skip
+
+
+def load(path: Path) -> Optional[dict]:
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def compiled() -> Dict[str, List[str]]:
+    """The toolkits that compile for each architecture (90a counts as 90) with all rules kept."""
+    result = load(RESULTS / "compiled" / "budgets.json")
+    found: Dict[str, List[str]] = {}
+    for toolkit, architectures in (result or {"toolkits": {}})["toolkits"].items():
+        for architecture in architectures:
+            found.setdefault(architecture.rstrip("af"), []).append(f"{toolkit} ({architecture})")
+    return found
+
+
+def emulated() -> str:
+    result = load(RESULTS / "emulated" / "prove.json")
+    if result is None or any(step["status"] != "proven" for step in result["steps"]):
+        return ""
+    return f"emulated {result['date']}"
+
+
+def runs() -> Dict[str, List[str]]:
+    """The devices on which the suite passed, by architecture."""
+    found: Dict[str, List[str]] = {}
+    for path in sorted(RESULTS.glob("*/gpu_report.json")):
+        report = json.loads(path.read_text())
+        if report["steps"]["suite"]["status"] != "passed":
+            continue
+        device = report["device"]
+        architecture = device["compute_capability"].replace(".", "")
+        found.setdefault(architecture, []).append(f"{device['name']}, {report['date']}")
+    return found
+
+
+def table() -> str:
+    by_toolkit, on_cpu, on_gpu = compiled(), emulated(), runs()
+    rows = ["| architecture | e.g. | compiled by CUDA | on a CPU | on a GPU |", "| --- | --- | --- | --- | --- |"]
+    for architecture in sorted({*by_toolkit, *on_gpu}, key=int):
+        ran = "run: " + "; ".join(on_gpu[architecture]) if architecture in on_gpu else "not run"
+        toolkits = ", ".join(by_toolkit.get(architecture, ())) or "not compiled"
+        rows.append(
+            f"| sm_{architecture} | {DEVICES.get(architecture, '')} | {toolkits} | {on_cpu or 'not emulated'} | {ran} |"
+        )
+    return "\n".join(rows)
+
+
+def rewritten(text: str) -> str:
+    before, _, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise SystemExit(f"{README}: has no lines '{BEGIN}' and '{END}' to write between")
+    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="fail if README differs from the result files")
+    text = README.read_text()
+    wanted = rewritten(text)
+    if parser.parse_args().check:
+        sys.exit(f"{README}: differs from the results; run python benchmarks/readme.py" if text != wanted else 0)
+    README.write_text(wanted)
+
+
+if __name__ == "__main__":
+    main()

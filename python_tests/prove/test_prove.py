@@ -1,0 +1,70 @@
+"""That `make prove` would notice: faults that stay where they are, tests that did not run."""
+
+import pytest
+
+from . import coverage
+from .builds import ROOT, Failure, all_pass
+from .mutants import MUTANTS, Mutant, numeric
+from .mutation import kill, mutate
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.fault)
+def test_every_fault_still_fits_its_kernel(mutant):
+    text = (ROOT / "csrc" / "kernels" / mutant.file).read_text()
+    assert mutate(mutant, text) != text
+
+
+def test_faults_have_names_of_their_own():
+    assert len({m.fault for m in MUTANTS}) == len(MUTANTS) >= 25
+    assert {m.check for m in MUTANTS} == {"none", "race", "sanitize"}
+
+
+def test_a_fault_that_changes_nothing_survives(tmp_path):
+    harmless = Mutant("nothing", "conv3x3.cuh", "float sums[Traits::kOutputs];", "float sums[Traits::kOutputs + 0];",
+                      numeric("conv3x3", "plain"))  # fmt: skip
+    with pytest.raises(Failure, match="mutant 'nothing' survived"):
+        kill(harmless, tmp_path / "mutant")
+
+
+def test_a_fault_that_does_not_compile_is_no_kill(tmp_path):
+    broken = Mutant(
+        "broken", "conv3x3.cuh", "float sums[Traits::kOutputs];", "float sums[;", numeric("conv3x3", "plain")
+    )
+    with pytest.raises(Failure, match="'broken' does not compile"):
+        kill(broken, tmp_path / "mutant")
+    with pytest.raises(Failure, match="its text occurs 0 times"):
+        mutate(broken, "another text")
+
+
+@pytest.mark.parametrize(
+    "code, counts",
+    [
+        ("def test_a(): assert False", "0 passed, 1 failed, 0 skipped"),
+        ("import pytest\ndef test_a(): pass\ndef test_b(): pytest.skip()", "1 passed, 0 failed, 1 skipped"),
+        ("", "0 passed, 0 failed, 0 skipped"),
+        ("import os; os._exit(0)", "0 passed, 0 failed, 0 skipped"),
+    ],
+)
+def test_a_step_needs_tests_that_ran_and_passed(code, counts, tmp_path):
+    file = tmp_path / "test_it.py"
+    file.write_text(code)
+    with pytest.raises(Failure, match=counts):
+        all_pass("none", [str(file)], 1, tmp_path / "report.xml")
+
+
+def test_coverage_needs_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(coverage, "folder", lambda check: tmp_path)
+    with pytest.raises(Failure, match="wrote no counts"):
+        coverage.measure()
+
+
+def test_device_functions_are_found(tmp_path):
+    source = tmp_path / "a.cuh"
+    source.write_text(
+        "// a __device__ comment\n"
+        "template <class T>\n__device__ T declared(float);\n"
+        "template <class T>\n__device__ inline T defined(T v) {\n  return v;\n}\n"
+        "__global__ void kernel() {}\n"
+        "#define __device__\n"
+    )
+    assert coverage._device_functions(source) == {5, 8}
