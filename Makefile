@@ -12,7 +12,7 @@ SOURCES := $(shell find csrc cmake swiftnet_ext -type f -not -name '*.pyc' -not 
 EMULATION := build/emulation/.built
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test prove wheels lint format bench py36 two-torches clean
+.PHONY: demo test prove budgets wheels lint format bench py36 two-torches clean
 
 demo: $(VENV)/.installed
 	mkdir -p $(DEMO)
@@ -34,6 +34,10 @@ wheels: $(VENV)/.dev
 
 bench: $(VENV)/.dev $(EMULATION)
 	$(BIN)/pytest benchmarks --benchmark-only $(PYTEST_ARGS)
+
+# compiled code against benchmarks/budgets/, by CUDA 11.8 and 13.0 (docs/budgets.md); UPDATE=1 rewrites the tables
+budgets: $(VENV)/.nvdisasm
+	$(BIN)/python benchmarks/budgets.py $(if $(UPDATE),--update) $(if $(RECORD),--record) $(BUDGETS_ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -92,6 +96,11 @@ $(VENV)/.installed: $(VENV)/.torch $(SOURCES)
 
 $(VENV)/.dev: $(VENV)/.installed
 	$(BIN)/pip install -q 'swiftnet_ext[dev]'
+	touch $@
+
+# 13.0's installation may have none; another version would spell some instructions differently
+$(VENV)/.nvdisasm: $(VENV)/bin/python
+	$(BIN)/pip install -q nvidia-cuda-nvdisasm==13.2.51
 	touch $@
 
 $(EMULATION): $(VENV)/.dev $(SOURCES)

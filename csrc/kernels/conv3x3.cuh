@@ -19,6 +19,7 @@ namespace swiftnet {
 
 struct Conv3x3Traits {
   static constexpr int kRows = 8, kColumns = 32, kThreads = kRows * kColumns;  // a tile of pixels, one thread each
+  static constexpr int kMinBlocks = 2;                                         // a multiprocessor's; see Conv1x1Traits
   static constexpr int kOutputs = 16, kInputs = 8;                             // channels of a block, of a slice
   static constexpr int kHaloRows = kRows + 2, kHaloColumns = kColumns + 2;
   static_assert(kColumns == 32, "a warp stores one row of the tile");
@@ -48,9 +49,8 @@ struct Conv3x3Epilogue {
 
 // Source: `float operator()(n, c, h, w)` inside the image. kChannelsInner: threads go along channels when they load.
 template <class T, class Source, bool kChannelsInner>
-__global__ void __launch_bounds__(Conv3x3Traits::kThreads) conv3x3_kernel(Source source, Map<const T> weight,
-                                                                          Conv3x3Epilogue<T> epilogue, Map<T> out,
-                                                                          Tiling tiling) {
+__global__ void __launch_bounds__(Conv3x3Traits::kThreads, Conv3x3Traits::kMinBlocks) conv3x3_kernel(
+    Source source, Map<const T> weight, Conv3x3Epilogue<T> epilogue, Map<T> out, Tiling tiling) {
   using Traits = Conv3x3Traits;
   __shared__ float inputs[Traits::kInputs][Traits::kHaloRows][Traits::kHaloColumns];
   __shared__ float weights[Traits::kInputs][9][Traits::kOutputs];

@@ -15,6 +15,7 @@ namespace swiftnet {
 
 struct PoolTraits {
   static constexpr int kThreads = 256;
+  static constexpr int kMinBlocks = 2;                            // a multiprocessor's; see Conv1x1Traits
   static constexpr int kChannels = 8, kRows = 16, kColumns = 16;  // of the tile that passes through shared memory
   static constexpr int kMaxCells = 1024;                          // their sums stay in shared memory
   static_assert((kMaxCells + kRows * kColumns) * kChannels * sizeof(float) <= 48 * 1024, "shared memory");
@@ -65,7 +66,9 @@ struct CellWindow {
 // One block pools 8 channels of one image to all cells: the map passes through a 16×16 tile, and each thread adds to
 // its cells' sums what lies in the tile.
 template <class T, bool kChannelsInner>
-__global__ void __launch_bounds__(PoolTraits::kThreads) pool_kernel(Map<const T> x, PyramidGrids grids, float* cells) {
+__global__ void __launch_bounds__(PoolTraits::kThreads, PoolTraits::kMinBlocks) pool_kernel(Map<const T> x,
+                                                                                            PyramidGrids grids,
+                                                                                            float* cells) {
   using Traits = PoolTraits;
   __shared__ float pixels[Traits::kRows][Traits::kColumns][Traits::kChannels];
   SWIFTNET_DYNAMIC_SHARED(float, sums);  // [cells][kChannels]

@@ -198,8 +198,8 @@ def test_on_without_a_toolkit_is_an_error(tmp_path, toolkit):
 def test_settings_are_checked(tmp_path):
     status, output = configure(tmp_path, SWIFTNET_EXT_CUDA="yes")
     assert status != 0 and "SWIFTNET_EXT_CUDA: expected auto, on or off, got 'yes'" in output
-    status, output = configure(tmp_path, "-DSWIFTNET_EMULATION=ON", "-DSWIFTNET_EMULATION_CHECK=race")
-    assert status != 0 and "SWIFTNET_EMULATION_CHECK: expected none, got 'race'" in output
+    status, output = configure(tmp_path, "-DSWIFTNET_EMULATION=ON", "-DSWIFTNET_EMULATION_CHECK=tsan")
+    assert status != 0 and "SWIFTNET_EMULATION_CHECK: expected none, race, sanitize or coverage, got 'tsan'" in output
 
 
 def test_a_wheel_without_kernels_holds_what_it_should(tmp_path):

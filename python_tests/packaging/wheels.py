@@ -184,7 +184,7 @@ def try_wheel(environment: Environment, wheel: Path) -> Dict[str, object]:
     if libraries:
         raise Failure(f"{wheel.name} links {', '.join(libraries)}")
     python = virtual_environment(environment.python, f"try-{environment.python}")
-    clean = dict(without_cuda(), OMP_NUM_THREADS="2")
+    clean = dict(without_cuda(), OMP_NUM_THREADS="1")
     clean["PATH"] = str(python.parent)
     extras = "[cli]" if environment.command_line else ""
     packages = [f"torch=={environment.torch}", *environment.also.split(), f"{wheel}{extras}"]

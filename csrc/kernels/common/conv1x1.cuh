@@ -18,14 +18,15 @@ struct Conv1x1Traits {
   static constexpr int kPerThread = 4;  // pixels and channels, kPixels / kPerThread apart
   static constexpr int kPixelThreads = kPixels / kPerThread, kOutputThreads = kOutputs / kPerThread;
   static constexpr int kThreads = kPixelThreads * kOutputThreads;
+  static constexpr int kMinBlocks =
+      2;  // a multiprocessor's; without it CUDA 13 spills for an occupancy that it prefers
   static_assert(kThreads == 256, "16 × 16 threads");
 };
 
 // Weight: `float operator()(k, c)`, for k < out.channels and c < channels. Source as for conv3x3_kernel.
 template <class T, class Source, class Weight, class Epilogue, bool kChannelsInner>
-__global__ void __launch_bounds__(Conv1x1Traits::kThreads) conv1x1_kernel(Source source, Weight weight, int channels,
-                                                                          Epilogue epilogue, Map<T> out,
-                                                                          Tiling tiling) {
+__global__ void __launch_bounds__(Conv1x1Traits::kThreads, Conv1x1Traits::kMinBlocks) conv1x1_kernel(
+    Source source, Weight weight, int channels, Epilogue epilogue, Map<T> out, Tiling tiling) {
   using Traits = Conv1x1Traits;
   __shared__ float inputs[Traits::kInputs][Traits::kPixels];
   __shared__ float weights[Traits::kInputs][Traits::kOutputs + 1];  // + 1: written down a column without bank conflicts

@@ -1,0 +1,367 @@
+"""Compiled code of every kernel × architecture × toolkit against benchmarks/budgets/cuda-*.csv; see docs/budgets.md."""
+
+import argparse
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import compiled_code
+
+ROOT = Path(__file__).parents[1]
+TABLES = ROOT / "benchmarks" / "budgets"
+RESULT = ROOT / "benchmarks" / "results" / "compiled" / "budgets.json"
+KEY = ("source", "kernel", "arch")
+LOWER, HIGHER, EITHER = -1, 1, 0
+COLUMNS = {  # what is better; EITHER: it has no better, but a change is still to be seen
+    "threads": EITHER,
+    "registers": LOWER,
+    "registers_of_block": LOWER,
+    "shared": LOWER,
+    "stack": LOWER,
+    "spill_stores": LOWER,
+    "spill_loads": LOWER,
+    "local_loads": LOWER,
+    "local_stores": LOWER,
+    "blocks": HIGHER,
+    "warps": HIGHER,
+    "loop_instructions": EITHER,
+    "loop_multiplies": EITHER,
+    "loop_multiply_kinds": EITHER,
+    "loop_multiply_share": HIGHER,
+    "loop_vector_loads": HIGHER,
+    "loop_barriers": LOWER,
+}
+NONE_ALLOWED = ("stack", "spill_stores", "spill_loads", "local_loads", "local_stores")
+
+
+class BudgetError(Exception):
+    """Something is missing or unusable; the message names the cure."""
+
+
+@dataclass(frozen=True)
+class Family:
+    release: str  # whose table is committed
+    variable: str
+    folder: str
+    archs: tuple
+    standard: str  # as in CMakeLists.txt, as are the flags below
+
+
+FAMILIES = {
+    "11": Family("11.8", "CUDA11", "/usr/lib/nvidia-cuda-toolkit", ("61", "62", "70", "75", "80", "86", "90"), "c++14"),
+    "13": Family("13.0", "CUDA13", "/usr/local/cuda-13.0", ("75", "80", "86", "89", "90a", "100", "120"), "c++17"),
+}
+FLAGS = ("-O3", "-DNDEBUG", "-lineinfo")
+
+
+@dataclass(frozen=True)
+class Toolkit:
+    family: Family
+    release: str  # "11.8"
+    version: str  # "11.8.89"
+    nvcc: Path
+    nvdisasm: Path
+    nvdisasm_version: str
+
+    @property
+    def table(self):
+        return TABLES / f"cuda-{self.release}.csv"
+
+    @property
+    def comparable(self):
+        return self.release == self.family.release
+
+
+def run(command, path=None):
+    # nvcc takes ptxas and the host compiler from PATH: each toolkit has its own, as in the build
+    environment = {**os.environ, "PATH": f"{path}:/usr/bin:/bin"} if path else None
+    result = subprocess.run([str(c) for c in command], env=environment, capture_output=True, text=True)
+    if result.returncode:
+        raise BudgetError(f"{' '.join(map(str, command))} failed:\n{result.stdout}{result.stderr}")
+    return result.stdout + result.stderr
+
+
+def version_of(program):
+    found = re.search(r"release \d+\.\d+, V([\d.]+)", run([program, "--version"]))
+    if not found:
+        raise BudgetError(f"{program} --version names no release; expected a CUDA program")
+    return found.group(1)
+
+
+def release_of(version):
+    return ".".join(version.split(".")[:2])
+
+
+def find_nvdisasm(bin, release):
+    """The toolkit's own, PyPI's or the system's: of the same major version, and not older than the toolkit."""
+    major = release.split(".")[0]
+    folders = [bin, *(Path(p) / "nvidia" / f"cu{major}" / "bin" for p in sys.path), "/usr/bin"]
+    tried = []
+    for folder in folders:
+        program = Path(folder) / "nvdisasm"
+        if os.access(program, os.X_OK):
+            version = version_of(program)
+            if version.split(".")[0] == major and version_parts(version) >= version_parts(release):
+                return program, version
+            tried.append(f"{program} is {version}")
+    raise BudgetError(
+        f"no nvdisasm for CUDA {release} ({'; '.join(tried) or 'none found'}): pip install 'nvidia-cuda-nvdisasm=="
+        f"{major}.*', or for 11.8 the system package nvidia-cuda-toolkit"
+    )
+
+
+def version_parts(version):
+    return [int(n) for n in version.split(".")]
+
+
+def open_toolkit(folder, cure):
+    bin = Path(folder) / "bin"
+    nvcc = bin / "nvcc"
+    if not os.access(nvcc, os.X_OK):
+        raise BudgetError(f"no CUDA toolkit in {folder} ({nvcc} is missing); {cure}")
+    version = version_of(nvcc)
+    release = release_of(version)
+    family = FAMILIES.get(release.split(".")[0])
+    if not family:
+        raise BudgetError(f"{nvcc} is CUDA {version}; budgets are kept for {', '.join(FAMILIES)}")
+    return Toolkit(family, release, version, nvcc, *find_nvdisasm(bin, release))
+
+
+def find_toolkits(folders, majors):
+    if folders:
+        return [open_toolkit(folder, "name another folder by --cuda") for folder in folders]
+    toolkits = []
+    for major in majors:
+        family = FAMILIES[major]
+        cure = f"set {family.variable} to its folder, or leave it out by --toolkits"
+        toolkits.append(open_toolkit(os.environ.get(family.variable) or family.folder, cure))
+    return toolkits
+
+
+def demangle(names):
+    if not shutil.which("c++filt"):
+        raise BudgetError("c++filt was not found; install binutils")
+    return dict(zip(names, run(["c++filt", *names]).splitlines())) if names else {}
+
+
+def measure(toolkit, source, arch):
+    """The rows of one source for one architecture; none where it has no kernels."""
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernels.cubin"
+        command = [toolkit.nvcc, f"-std={toolkit.family.standard}", *FLAGS, f"-I{ROOT / 'csrc'}", f"-arch=sm_{arch}"]
+        command += ["-cubin", "-Xptxas", "-v", "-keep", "-keep-dir", folder, "-o", cubin, source]
+        kernels = compiled_code.parse_ptxas(run(command, path=toolkit.nvcc.parent))
+        if not kernels:
+            return []
+        threads = compiled_code.parse_block_sizes((Path(folder) / f"{source.stem}.ptx").read_text())
+        functions = compiled_code.parse_sass(run([toolkit.nvdisasm, "-c", cubin]))
+    if not kernels.keys() == threads.keys() == functions.keys():
+        raise BudgetError(f"{source.name}, sm_{arch}: ptxas, PTX and SASS do not hold the same kernels")
+    names = demangle(sorted(kernels))
+    rows = []
+    for name, resources in kernels.items():
+        rows.append({"source": source.name, "kernel": compiled_code.short_name(names[name]), "arch": arch})
+        rows[-1].update(row_of(arch, resources, threads[name], functions[name]))
+    return rows
+
+
+def row_of(arch, resources, threads, function):
+    row = {**resources, "threads": threads, "registers_of_block": resources["registers"] * threads}
+    row.update(compiled_code.local_accesses(function))
+    row["blocks"], row["warps"] = compiled_code.occupancy(arch, resources["registers"], resources["shared"], threads)
+    row.update(compiled_code.hot_loop(function) or {})
+    return {column: str(row.get(column, "")) for column in COLUMNS}
+
+
+def measure_toolkit(toolkit, jobs):
+    """{(source, kernel, arch): row}, in the table's order."""
+    sources = sorted((ROOT / "csrc" / "kernels").glob("*.cu"))
+    tasks = [(toolkit, source, arch) for source in sources for arch in toolkit.family.archs]
+    with ThreadPoolExecutor(jobs) as pool:
+        rows = [row for found in pool.map(lambda task: measure(*task), tasks) for row in found]
+    return table_of(rows, f"CUDA {toolkit.release}")
+
+
+def table_of(rows, where):
+    table = {}
+    for row in sorted(rows, key=sort_key):
+        key = tuple(row[column] for column in KEY)
+        if key in table:
+            raise BudgetError(f"{where}: two rows for {describe(key)}; kernels need names that differ")
+        table[key] = row
+    if not table:
+        raise BudgetError(f"{where}: no kernels in {ROOT / 'csrc' / 'kernels'}")
+    return table
+
+
+def sort_key(row):
+    return row["source"], row["kernel"], int(row["arch"].rstrip("af")), row["arch"]
+
+
+def describe(key):
+    source, kernel, arch = key
+    return f"sm_{arch} {kernel} ({source})"
+
+
+def broken_rules(table):
+    """What no table excuses."""
+    found = []
+    for key, row in table.items():
+        bad = [f"{column} {row[column]}" for column in NONE_ALLOWED if row[column] != "0"]
+        if bad:
+            found.append(f"{describe(key)}: {', '.join(bad)}; allowed 0")
+        if row["arch"] == "62" and int(row["registers_of_block"]) > 32768:
+            found.append(f"{describe(key)}: registers_of_block {row['registers_of_block']}, sm_62 has 32768")
+        if row["blocks"] == "0":
+            found.append(f"{describe(key)}: a block of {row['threads']} threads does not fit on a multiprocessor")
+    return found
+
+
+def compare(committed, measured):
+    """(worse, changed, better): lists of sentences. The tables are equal where all three are empty."""
+    worse = [f"{describe(key)}: in the table, but no longer compiled" for key in committed if key not in measured]
+    worse += [f"{describe(key)}: compiled, but not in the table" for key in measured if key not in committed]
+    changed, better = [], []
+    for key in measured:
+        if key not in committed:
+            continue
+        for column, direction in COLUMNS.items():
+            before, after = committed[key][column], measured[key][column]
+            if before == after:
+                continue
+            sentence = f"{describe(key)}: {column} {before or 'none'} → {after or 'none'}"
+            if direction == EITHER or not before or not after:
+                changed.append(sentence)
+            else:
+                (better if (float(after) - float(before)) * direction > 0 else worse).append(sentence)
+    return worse, changed, better
+
+
+def read_table(path):
+    if not path.exists():
+        raise BudgetError(f"{path} is missing; make budgets UPDATE=1 writes it")
+    with open(path, newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if reader.fieldnames != [*KEY, *COLUMNS]:
+            raise BudgetError(f"{path} has other columns than benchmarks/budgets.py; make budgets UPDATE=1 rewrites it")
+        return table_of(list(reader), str(path))
+
+
+def write_table(path, table):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [*KEY, *COLUMNS], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table.values())
+
+
+def check(toolkit, table, update):
+    """Prints what is wrong with one toolkit's kernels; whether nothing is."""
+    broken = broken_rules(table)
+    show("not allowed", broken)
+    if not toolkit.comparable:
+        print(f"  not comparable: the table is CUDA {toolkit.family.release}'s; only the rules were checked")
+        if update:
+            raise BudgetError(f"UPDATE=1 needs CUDA {toolkit.family.release}, this is {toolkit.release}")
+        return not broken
+    if update:  # also where a rule is broken: the table says what is
+        write_table(toolkit.table, table)
+        print(f"  wrote {toolkit.table.relative_to(ROOT)}")
+        return not broken
+    worse, changed, better = compare(read_table(toolkit.table), table)
+    show("worse", worse)
+    show("changed", changed)
+    show("better", better)
+    if worse or changed or better:
+        print("  if this is meant: make budgets UPDATE=1, and commit the table")
+    return not (broken or worse or changed or better)
+
+
+def show(title, sentences):
+    if sentences:
+        print(f"  {title} ({len(sentences)}):", *(f"    {s}" for s in sentences), sep="\n")
+
+
+def summary(toolkit, table, seconds):
+    architectures = []
+    for arch in toolkit.family.archs:
+        rows = [row for row in table.values() if row["arch"] == arch]
+        limit = compiled_code.MULTIPROCESSORS[arch.rstrip("af")].warps
+        architectures.append(
+            {
+                "arch": arch,
+                "kernels": len(rows),
+                "max_registers": max(int(r["registers"]) for r in rows),
+                "max_registers_of_block": max(int(r["registers_of_block"]) for r in rows),
+                "max_shared_bytes": max(int(r["shared"]) for r in rows),
+                "min_occupancy": min(int(r["warps"]) for r in rows) / limit,
+                **{column: sum(int(r[column]) for r in rows) for column in NONE_ALLOWED},
+            }
+        )
+    return {
+        "cuda": toolkit.version,
+        "nvdisasm": toolkit.nvdisasm_version,
+        "flags": [f"-std={toolkit.family.standard}", *FLAGS],
+        "seconds": round(seconds, 1),
+        "architectures": architectures,
+    }
+
+
+def record(toolkits):
+    if run(["git", "-C", ROOT, "status", "--porcelain", "--", "csrc", "benchmarks/budgets"]):
+        raise BudgetError(
+            "--record names a commit, but csrc or benchmarks/budgets has uncommitted changes; commit first"
+        )
+    result = {
+        "date": date.today().isoformat(),
+        "commit": run(["git", "-C", ROOT, "rev-parse", "HEAD"]).strip(),
+        "command": " ".join(["python", "benchmarks/budgets.py", *sys.argv[1:]]),
+        "toolkits": toolkits,
+    }
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {RESULT.relative_to(ROOT)}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--toolkits", default="11,13", help="major versions that must be present (default: 11,13)")
+    parser.add_argument("--cuda", action="append", metavar="DIR", help="a toolkit's folder instead; may be repeated")
+    parser.add_argument("--update", action="store_true", help="write the tables instead of comparing with them")
+    parser.add_argument("--record", action="store_true", help=f"on success write {RESULT.relative_to(ROOT)}")
+    parser.add_argument("--jobs", type=int, default=2, help="compilers at a time (default: 2)")
+    options = parser.parse_args()
+    majors = options.toolkits.split(",")
+    if not set(majors) <= set(FAMILIES):
+        parser.error(f"--toolkits: expected some of {','.join(FAMILIES)}, got {options.toolkits}")
+
+    good, summaries = True, []
+    for toolkit in find_toolkits(options.cuda, majors):
+        start = time.monotonic()
+        table = measure_toolkit(toolkit, options.jobs)
+        seconds = time.monotonic() - start
+        archs = " ".join(toolkit.family.archs)
+        print(f"CUDA {toolkit.version} ({toolkit.nvcc}), sm {archs}: {len(table)} rows in {seconds:.0f} s", flush=True)
+        good = check(toolkit, table, options.update) and good
+        summaries.append(summary(toolkit, table, seconds))
+    if good and options.record:
+        record(summaries)
+    print("budgets: as committed" if good and not options.update else "budgets: " + ("written" if good else "FAILED"))
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (BudgetError, ValueError) as error:
+        sys.exit(f"budgets: {error}")

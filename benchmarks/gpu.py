@@ -1,0 +1,148 @@
+"""The GPU as the report's steps see it. Tests put a stand-in with the same methods in its place."""
+
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+from pathlib import Path
+from typing import Callable, Dict, List, Tuple
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+class StepFailed(Exception):
+    """A step fell short; the message says of what."""
+
+
+def run(command: List[object], **kwargs) -> str:
+    done = subprocess.run(
+        [str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs
+    )
+    if done.returncode:
+        raise StepFailed(f"{' '.join(map(str, command))} ended with status {done.returncode}:\n{done.stdout[-3000:]}")
+    return done.stdout
+
+
+class CudaDevice:
+    """The first CUDA device."""
+
+    stand_in = False
+    backend = device = "cuda"
+    suite = ("core/ops", "core/test_backend.py", "core/test_models.py", "core/test_replace.py")
+    sanitizer = "compute-sanitizer"
+
+    def describe(self) -> Dict[str, object]:
+        properties = torch.cuda.get_device_properties(0)
+        fields = "driver_version,clocks.sm,clocks.max.sm,clocks.max.mem,power.limit"
+        smi = run(["nvidia-smi", "--id=0", f"--query-gpu={fields}", "--format=csv,noheader"]).strip().split(", ")
+        return {
+            "name": properties.name,
+            "compute_capability": f"{properties.major}.{properties.minor}",
+            "multiprocessors": properties.multi_processor_count,
+            "memory_gib": round(properties.total_memory / 2**30, 1),
+            **dict(zip(fields.split(","), smi)),
+            "torch": torch.__version__,
+            "torch_cuda": torch.version.cuda,
+        }
+
+    def build(self) -> Dict[str, object]:
+        """The module for this GPU's architecture, beside the package's source, and the emulated one."""
+        major, minor = torch.cuda.get_device_capability(0)
+        architecture = f"{major}{minor}" + ("a" if major == 9 else "")
+        folder = ROOT / "build" / "gpu"
+        cmake_build(folder, f"-DSWIFTNET_EXT_CUDA=on -DSWIFTNET_EXT_CUDA_ARCHS={architecture}", ROOT / "swiftnet_ext")
+        cmake_build(ROOT / "build" / "emulation", "-DSWIFTNET_EMULATION=ON")
+        return {"architecture": architecture}
+
+    def control_program(self) -> Path:
+        """A program that does wrong what its argument names; a sanitizer that says nothing of it is not at work."""
+        program = ROOT / "build" / "gpu" / "sanitizer_control"
+        nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
+        run([nvcc, "-arch=native", "-lineinfo", "-o", program, ROOT / "benchmarks" / "sanitizer_control.cu"])
+        return program
+
+    def synchronize(self) -> None:
+        torch.cuda.synchronize()
+
+    def memory(self) -> Dict[str, int]:
+        """Bytes of PyTorch's allocator, kilobytes of the process."""
+        return {
+            "allocated": torch.cuda.memory_allocated(),
+            "reserved": torch.cuda.memory_reserved(),
+            "process_kb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        }
+
+    def pressure(self) -> List[torch.Tensor]:
+        """Tensors that hold all but 2 GB of the free memory, so that the allocator reuses what it has."""
+        free = torch.cuda.mem_get_info()[0] - 2 * 10**9
+        return [torch.empty(max(free, 0), dtype=torch.uint8, device="cuda")]
+
+    def on_side_stream(self, function: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """The result of a call on a stream of its own, while the default stream is busy."""
+        torch.cuda.synchronize()
+        busy = torch.randn(4096, 4096, device="cuda")
+        side = torch.cuda.Stream()
+        for _ in range(4):
+            busy = busy @ busy / 64
+        with torch.cuda.stream(side):
+            y = function()
+        torch.cuda.current_stream().wait_stream(side)
+        y.record_stream(torch.cuda.current_stream())
+        return y
+
+    def capture(self, function: Callable[[], torch.Tensor]) -> Tuple[Callable[[], None], torch.Tensor]:
+        """(replay, output) of a CUDA graph of one call."""
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            function()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            y = function()
+        return graph.replay, y
+
+    def launches(self, function: Callable[[], object]) -> int:
+        """How many of this package's kernels a function launches."""
+        activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+        with torch.profiler.profile(activities=activities) as profile:
+            function()
+            torch.cuda.synchronize()
+        return sum(e.count for e in profile.key_averages() if "swiftnet::" in e.key)
+
+    def microseconds(self, function: Callable[[], object], repeats: int) -> float:
+        """The median time of a call, by events."""
+        for _ in range(5):
+            function()
+        times = []
+        for _ in range(repeats):
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            function()
+            end.record()
+            end.synchronize()
+            times.append(start.elapsed_time(end) * 1000)
+        return statistics.median(times)
+
+
+def cmake_build(folder: Path, options: str, output: Path = None) -> None:
+    import sys
+
+    configure = [
+        "cmake",
+        "-S",
+        ROOT,
+        "-B",
+        folder,
+        "-G",
+        "Ninja",
+        f"-DPython_EXECUTABLE={sys.executable}",
+        *options.split(),
+    ]
+    configure += [f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={output}"] if output else []
+    environment = dict(os.environ, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    run(configure, env=environment)
+    run(["cmake", "--build", folder], env=environment)

@@ -1,0 +1,306 @@
+"""The GPU report's steps. Each runs in a process of its own: `python gpu_steps.py STEP DEVICE [--quick]`.
+
+A step returns what it measured, and raises StepFailed where something fell short. Its process ends with a line of JSON.
+"""
+
+import argparse
+import importlib.util
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import traceback
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Callable, Dict, Iterator, Tuple
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+for folder in (ROOT, ROOT / "python_tests", ROOT / "benchmarks"):
+    sys.path.insert(0, str(folder))
+
+from core.ops.cases import CASES, DTYPES, FORMATS, bound  # noqa: E402
+
+import swiftnet_ext as sx  # noqa: E402
+from benchmarks.gpu import StepFailed, run  # noqa: E402
+
+SMALL = [(2, 9, 17, (5, 17), (9, 33)), (1, 17, 65, (2, 16), (3, 32)), (1, 3, 4, (4, 8), (8, 16))]
+TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+
+
+def load_device(name: str):
+    """The class FILE:CLASS."""
+    path, _, cls = name.rpartition(":")
+    spec = importlib.util.spec_from_file_location("report_device", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, cls)()
+
+
+def combinations() -> Iterator[Tuple]:
+    """(case, variant, dtype, memory format, name) of every operator."""
+    for case in CASES:
+        for variant, dtype, memory_format in itertools.product(case.variants, DTYPES, FORMATS):
+            yield case, variant, dtype, memory_format, f"{case.name} {variant} {str(dtype)[6:]} {memory_format}"
+
+
+def call(device, case, t, variant: str) -> torch.Tensor:
+    with sx.use_backend(device.backend, strict=True), torch.no_grad():
+        return case.call(t, variant)
+
+
+def flat(t) -> list:
+    """The tensors among an operator's arguments."""
+    return [x for v in t.values() for x in (v if isinstance(v, list) else [v]) if isinstance(x, torch.Tensor)]
+
+
+def describe(device, quick: bool) -> Dict[str, object]:
+    return device.describe()
+
+
+def build(device, quick: bool) -> Dict[str, object]:
+    return device.build()
+
+
+def suite(device, quick: bool) -> Dict[str, object]:
+    """The operators' and networks' tests on this backend. A skipped test was meant to run."""
+    report = ROOT / "build" / "gpu_suite.xml"
+    report.unlink(missing_ok=True)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        f"--junitxml={report}",
+        "--backends",
+        device.backend,
+    ]
+    environment = dict(os.environ, PYTHONPATH=str(ROOT))
+    done = subprocess.run(
+        [*command, *device.suite], cwd=ROOT / "python_tests", env=environment, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    if not report.exists():
+        raise StepFailed(f"pytest ended with status {done.returncode} and no report:\n{done.stdout[-2000:]}")
+    tests = ElementTree.parse(report).getroot().find("testsuite").attrib
+    failed, skipped = int(tests["failures"]) + int(tests["errors"]), int(tests["skipped"])
+    passed = int(tests["tests"]) - failed - skipped
+    if done.returncode or failed or skipped or not passed:
+        raise StepFailed(f"{passed} passed, {failed} failed, {skipped} skipped:\n{done.stdout[-3000:]}")
+    return {"passed": passed, "failed": failed, "skipped": skipped}
+
+
+def every_operator(device) -> int:
+    """Each operator, mode, dtype and layout on small awkward shapes; the number of calls."""
+    calls = 0
+    for case, variant, dtype, memory_format, _ in combinations():
+        for shape in SMALL:
+            call(device, case, case.make(shape, variant, dtype, memory_format, device.device), variant)
+            calls += 1
+    device.synchronize()
+    return calls
+
+
+def sanitizer(device, quick: bool) -> Dict[str, object]:
+    """compute-sanitizer's tools over every operator, each after a program with a fault that it must find."""
+    control = device.control_program()
+    kernels = device.launches(lambda: every_operator(device))
+    if not kernels:
+        raise StepFailed("none of the package's kernels was launched, so the tools would have seen none")
+    found: Dict[str, object] = {"kernels": kernels}
+    target = [sys.executable, __file__, "every_operator", device.name]
+    for tool in TOOLS[:1] if quick else TOOLS:
+        if _errors(device, tool, [control, tool]) == 0:
+            raise StepFailed(f"{tool} says nothing of a program with the fault it is made for; it is not at work here")
+        errors = _errors(device, tool, target)
+        if errors:
+            raise StepFailed(f"{tool}: {errors} errors; see build/gpu_{tool}.log")
+        found[tool] = {"errors": errors, "kernels_seen": kernels}
+    return found
+
+
+def _errors(device, tool: str, command: list) -> int:
+    """How many errors a tool's summary counts; its log goes to build/."""
+    log = ROOT / "build" / f"gpu_{tool}.log"
+    log.unlink(missing_ok=True)
+    done = subprocess.run(
+        [device.sanitizer, "--tool", tool, "--log-file", str(log), *map(str, command)], stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    text = log.read_text() if log.exists() else ""
+    summary = re.findall(r"SUMMARY: (\d+) (?:error|hazard)", text)
+    if not summary:
+        raise StepFailed(f"{tool} ended with status {done.returncode} and no summary:\n{(done.stdout + text)[-2000:]}")
+    ran = "calls" in done.stdout or "every_operator" not in map(str, command)
+    if not ran:
+        raise StepFailed(f"{tool}: the operators did not run to their end:\n{(done.stdout + text)[-2000:]}")
+    return int(summary[-1])
+
+
+def repeats(device, quick: bool) -> Dict[str, object]:
+    """1000 bit-equal calls of every operator while memory is short and the allocator is kept busy."""
+    held, count = device.pressure(), 50 if quick else 1000
+    for case, variant, dtype, memory_format, name in _one_layout_each():
+        t = case.make(SMALL[0], variant, dtype, memory_format, device.device)
+        first = call(device, case, t, variant)
+        for i in range(count - 1):
+            if i % 10 == 0:
+                torch.full((1 + 977 * i,), float("nan"), device=device.device)  # other contents for the next output
+            if not torch.equal(call(device, case, t, variant), first):
+                raise StepFailed(f"{name}: call {i + 2} gave other bits than the first")
+    return {"calls_each": count, "held_gib": round(sum(h.numel() for h in held) / 2**30, 1)}
+
+
+def _one_layout_each() -> Iterator[Tuple]:
+    """Every operator and mode in fp32 NCHW and fp16 channels_last."""
+    return (c for c in combinations() if (c[2] == torch.float32) == (c[3] == "contiguous"))
+
+
+def streams(device, quick: bool) -> Dict[str, object]:
+    """The same bits on a side stream beside a busy default stream."""
+    checked = 0
+    for case, variant, dtype, memory_format, name in combinations():
+        t = case.make(SMALL[1], variant, dtype, memory_format, device.device)
+        expected = call(device, case, t, variant)
+        if not torch.equal(device.on_side_stream(lambda c=case, t=t, v=variant: call(device, c, t, v)), expected):
+            raise StepFailed(f"{name}: other bits on a side stream")
+        checked += 1
+    return {"checked": checked}
+
+
+def graphs(device, quick: bool) -> Dict[str, object]:
+    """Capture, then 100 replays over new inputs with the bits of plain calls."""
+    replays = 10 if quick else 100
+    for case, variant, dtype, memory_format, name in _one_layout_each():
+        t = case.make(SMALL[0], variant, dtype, memory_format, device.device)
+        replay, y = device.capture(lambda c=case, t=t, v=variant: call(device, c, t, v))
+        for seed in range(1, replays + 1):
+            for old, new in zip(flat(t), flat(case.make(SMALL[0], variant, dtype, memory_format, device.device, seed))):
+                old.copy_(new)
+            replay()
+            if not torch.equal(y, call(device, case, t, variant)):
+                raise StepFailed(f"{name}: replay {seed} gave other bits than a plain call")
+    return {"replays_each": replays}
+
+
+def growth(device, quick: bool) -> Dict[str, object]:
+    """1000 calls of every operator take no more memory than 50 did; 2 MB of the process are the interpreter's own."""
+
+    def all_operators(count: int) -> None:
+        for case, variant, dtype, memory_format, _ in _one_layout_each():
+            t = case.make(SMALL[2], variant, dtype, memory_format, device.device)
+            for _ in range(count):
+                call(device, case, t, variant)
+        device.synchronize()
+
+    count = 100 if quick else 1000
+    all_operators(50)
+    before = device.memory()
+    all_operators(count)
+    after = device.memory()
+    for name, slack in (("allocated", 0), ("reserved", 0), ("process_kb", 2048)):
+        if after[name] > before[name] + slack:
+            raise StepFailed(f"{name} grew from {before[name]} to {after[name]} in {count} calls of each operator")
+    return {"calls_each": count, "before": before, "after": after}
+
+
+def emulator(device, quick: bool) -> Dict[str, object]:
+    """The emulated kernels on the same inputs: whole numbers bit by bit, others within both sides' derived bounds."""
+
+    def whole(*size):
+        return torch.randint(-2, 3, size, generator=torch.Generator().manual_seed(sum(size))).float()
+
+    equal = within = 0
+    for case, variant, dtype, memory_format, name in combinations():
+        for shape in SMALL:
+            for rand in (None, whole):
+                # softmax and unequal windows are no exact arithmetic; a resize by powers of two is
+                exact = (
+                    rand is whole and case.name not in ("multiscale_mean", "spatial_pyramid_pool") and shape == SMALL[2]
+                )
+                t = case.make(shape, variant, dtype, memory_format, rand=rand)
+                with sx.use_backend("emulated", strict=True):
+                    expected = case.call(t, variant)
+                given = case.make(shape, variant, dtype, memory_format, device.device, rand=rand)
+                y = call(device, case, given, variant).cpu()
+                if exact and not torch.equal(y, expected):
+                    raise StepFailed(f"{name} {shape}: whole numbers differ from the emulation's")
+                _, allowed = bound(case, shape, t, variant, dtype)
+                if not bool(((y.double() - expected.double()).abs() <= 2 * allowed).all()):
+                    raise StepFailed(f"{name} {shape}: differs from the emulation by more than both may err")
+                equal, within = equal + exact, within + (not exact)
+    return {"bit_equal": equal, "within_bounds": within}
+
+
+def benchmarks(device, quick: bool) -> Dict[str, object]:
+    """Each operator at SwiftNet's sizes against plain PyTorch: medians by events, fp32 without TF32 and fp16."""
+    from benchmarks.bench_operators import ROWS
+
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    rows = []
+    for name, dtype, memory_format in itertools.product(ROWS, DTYPES, (torch.contiguous_format, torch.channels_last)):
+        generator = torch.Generator().manual_seed(0)
+
+        def draw(*shape, generator=generator, dtype=dtype, memory_format=memory_format):
+            x = torch.randn(*shape, generator=generator).to(device.device, dtype)
+            return x.contiguous(memory_format=memory_format) if x.dim() == 4 else x
+
+        function = ROWS[name](draw)
+        times = {}
+        with torch.inference_mode():
+            for backend in ("reference", device.backend):
+                with sx.use_backend(backend, strict=True):
+                    times[backend] = device.microseconds(function, 3 if quick else 50)
+        layout = "nhwc" if memory_format is torch.channels_last else "nchw"
+        rows.append({
+            "operator": name, "dtype": str(dtype)[6:], "layout": layout, "pytorch_us": round(times["reference"], 1),
+            "kernel_us": round(times[device.backend], 1),
+            "speedup": round(times["reference"] / times[device.backend], 2),
+        })  # fmt: skip
+    return {"rows": rows}
+
+
+STEPS: Dict[str, Callable[[object, bool], Dict[str, object]]] = {
+    "device": describe,
+    "build": build,
+    "suite": suite,
+    "sanitizer": sanitizer,
+    "repeats": repeats,
+    "streams": streams,
+    "graphs": graphs,
+    "growth": growth,
+    "emulator": emulator,
+    "benchmarks": benchmarks,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("step", choices=[*STEPS, "every_operator"])
+    parser.add_argument("device")
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    device = load_device(options.device)
+    device.name = options.device
+    if options.step == "every_operator":
+        print(f"{every_operator(device)} calls")
+        return 0
+    try:
+        result = {"status": "passed", **STEPS[options.step](device, options.quick)}
+    except StepFailed as failure:
+        result = {"status": "failed", "reason": str(failure)}
+    except Exception:
+        result = {"status": "failed", "reason": traceback.format_exc()[-3000:]}
+    print(json.dumps(result))
+    return int(result["status"] != "passed")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""A GPU for the report's own tests: the emulated kernels on a CPU, and one class for each way to fall short."""
+
+import os
+import time
+
+import torch
+
+from benchmarks.gpu import StepFailed
+
+
+class StandIn:
+    stand_in = True
+    backend, device = "emulated", "cpu"
+    suite = ("core/ops/test_contract.py", "-k", "empty_batch")
+    sanitizer = os.environ.get("STAND_IN_SANITIZER", "")
+
+    def describe(self):
+        return {"name": "Stand-in", "compute_capability": "0.0", "stand_in": True}
+
+    def build(self):
+        return {"architecture": "none"}
+
+    def control_program(self):
+        return "sanitizer_control"
+
+    def synchronize(self):
+        pass
+
+    def memory(self):
+        return {"allocated": 0, "reserved": 0, "process_kb": 0}
+
+    def pressure(self):
+        return []
+
+    def on_side_stream(self, function):
+        return function()
+
+    def capture(self, function):
+        y = function()
+        return lambda: y.copy_(function()), y
+
+    def launches(self, function):
+        from swiftnet_ext import _native
+
+        emulation = _native.emulated()[0].emulation
+        emulation.take_launches()
+        function()
+        return len(emulation.take_launches())
+
+    def microseconds(self, function, repeats):
+        start = time.perf_counter()
+        function()
+        return (time.perf_counter() - start) * 1e6
+
+
+class FailingBuild(StandIn):
+    def build(self):
+        raise StepFailed("cmake ended with status 1")
+
+
+class SkippedTest(StandIn):
+    suite = ("core/ops/test_contract.py", "-k", "empty_batch", "-p", "packaging.skip_one")
+
+
+class OneBit(StandIn):
+    """Another result now and then, as a race would give it."""
+
+    def on_side_stream(self, function):
+        y = function()
+        y.view(-1)[-1:].add_(1)
+        return y
+
+
+class NoCapture(StandIn):
+    def capture(self, function):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+
+class StaleGraph(StandIn):
+    def capture(self, function):
+        return (lambda: None), function()
+
+
+class Growing(StandIn):
+    calls = 0
+
+    def memory(self):
+        Growing.calls += 1
+        return {"allocated": 512 * Growing.calls, "reserved": 0, "process_kb": 0}
+
+
+class NothingLaunched(StandIn):
+    def launches(self, function):
+        return 0
+
+
+class Hanging(StandIn):
+    def on_side_stream(self, function):
+        time.sleep(1000)
+
+
+class Crashing(StandIn):
+    def on_side_stream(self, function):
+        os._exit(139)
+
+
+class Unlike(StandIn):
+    """Another answer than the emulation's: on the CPU the reference's is near, but not its bits."""
+
+    backend = "reference"
+
+    def capture(self, function):
+        return StandIn.capture(self, lambda: torch.zeros_like(function()))

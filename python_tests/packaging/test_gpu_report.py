@@ -1,0 +1,115 @@
+"""The GPU report, with a stand-in for the GPU: that it ends well where all is well, and says what is not."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+STAND_IN = Path(__file__).with_name("gpu_stand_in.py")
+# compute-sanitizer's own last lines, which differ between the tools
+SANITIZER = """#!{python}
+import subprocess, sys
+tool, log, command = sys.argv[2], sys.argv[4], sys.argv[5:]
+control = "sanitizer_control" in command[0]
+status = 0 if control or {skip_run} else subprocess.run(command).returncode
+errors = {control_errors} if control else {errors}
+summary = "RACECHECK SUMMARY: %d hazards displayed (%d errors, 0 warnings)" % (errors, errors)
+summary = summary if tool == "racecheck" else "ERROR SUMMARY: %d errors" % errors
+open(log, "w").write("========= COMPUTE-SANITIZER\\n========= " + summary + "\\n")
+sys.exit(status)
+"""
+
+
+@pytest.fixture
+def report(tmp_path):
+    def run(steps, device="StandIn", errors=0, control_errors=1, skip_run=False, limit=None):
+        sanitizer = tmp_path / "sanitizer"
+        sanitizer.write_text(
+            SANITIZER.format(python=sys.executable, errors=errors, control_errors=control_errors, skip_run=skip_run)
+        )
+        sanitizer.chmod(0o755)
+        command = [sys.executable, ROOT / "benchmarks" / "gpu_report.py", "--quick", "--out", tmp_path / "out"]
+        command += ["--device", f"{STAND_IN}:{device}", "--steps", steps] + (["--limit", str(limit)] if limit else [])
+        environment = dict(os.environ, STAND_IN_SANITIZER=str(sanitizer), OMP_NUM_THREADS="1")
+        done = subprocess.run([str(c) for c in command], capture_output=True, text=True, env=environment)
+        path = tmp_path / "out" / "gpu_report.json"
+        return done, json.loads(path.read_text()) if path.exists() else None
+
+    return run
+
+
+def test_all_steps_pass_and_are_written_down(report, tmp_path):
+    done, written = report("build,suite,emulator,sanitizer,graphs,streams,repeats,growth,benchmarks", limit=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {name: step["status"] for name, step in written["steps"].items()} == dict.fromkeys(
+        written["steps"], "passed"
+    )
+    assert len(written["steps"]) == 9 and written["device"]["stand_in"] is True
+    steps = written["steps"]
+    assert steps["suite"]["passed"] >= 10 and steps["suite"]["skipped"] == 0
+    assert steps["sanitizer"]["memcheck"] == {"errors": 0, "kernels_seen": steps["sanitizer"]["kernels"]}
+    assert steps["sanitizer"]["kernels"] >= 132  # operators × modes × dtypes × layouts × shapes
+    assert steps["emulator"]["bit_equal"] > 0 and steps["emulator"]["within_bounds"] > 0
+    assert all(row["kernel_us"] > 0 and row["pytorch_us"] > 0 for row in steps["benchmarks"]["rows"])
+    page = (tmp_path / "out" / "gpu_report.md").read_text()
+    assert page.startswith("# STAND-IN, NO GPU: Stand-in") and "| conv3x3 | float16 | nhwc |" in page
+
+
+@pytest.mark.parametrize(
+    "device, step, reason",
+    [
+        ("FailingBuild", "build", "cmake ended with status 1"),
+        ("SkippedTest", "suite", r"0 failed, 1 skipped"),
+        ("OneBit", "streams", "other bits on a side stream"),
+        ("NoCapture", "graphs", "not permitted when stream is capturing"),
+        ("StaleGraph", "graphs", "replay 1 gave other bits than a plain call"),
+        ("Growing", "growth", "allocated grew from 512 to 1024"),
+        ("NothingLaunched", "sanitizer", "none of the package's kernels was launched"),
+        ("Crashing", "streams", "ended with status 139"),
+        ("Unlike", "emulator", "differ"),
+    ],
+)
+def test_what_falls_short_is_said_and_fails(device, step, reason, report):
+    done, written = report(step, device)
+    assert done.returncode == 1
+    assert written["steps"][step]["status"] == "failed" and reason in written["steps"][step]["reason"]
+
+
+@pytest.mark.parametrize(
+    "sanitizer, reason",
+    [
+        (dict(errors=3), "memcheck: 3 errors; see build/gpu_memcheck.log"),
+        (dict(control_errors=0), "memcheck says nothing of a program with the fault it is made for"),
+        (dict(skip_run=True), "the operators did not run to their end"),
+    ],
+)
+def test_a_sanitizer_that_reports_or_sleeps_fails_the_step(sanitizer, reason, report):
+    done, written = report("sanitizer", **sanitizer)
+    assert done.returncode == 1 and reason in written["steps"]["sanitizer"]["reason"]
+
+
+def test_a_step_that_hangs_is_ended_and_the_rest_is_not_run(report):
+    done, written = report("streams,growth", "Hanging", limit=20)
+    assert done.returncode == 1
+    assert "did not end within" in written["steps"]["streams"]["reason"]
+    assert written["steps"]["growth"] == {"status": "not run", "reason": "the limit of 20 s was reached", "seconds": 0}
+
+
+def test_a_stand_ins_report_is_no_result():
+    command = [sys.executable, ROOT / "benchmarks" / "gpu_report.py", "--device", f"{STAND_IN}:StandIn"]
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+    assert done.returncode == 2 and "a stand-in's report is no result" in done.stderr
+
+
+def test_without_a_gpu_it_says_so(tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    command = [sys.executable, ROOT / "benchmarks" / "gpu_report.py", "--out", tmp_path]
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout.startswith("no report: ") and not list(tmp_path.iterdir())

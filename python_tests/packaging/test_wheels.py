@@ -1,0 +1,103 @@
+"""Wheels from kernels that were compiled before, what a source distribution holds, and the matrix's own parts."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+
+import pytest
+
+from . import wheels
+from .test_configure import ROOT, configure
+from .wheels import MATRIX, Environment, Failure, counts, foreign, interpreter, table, without_cuda
+
+KERNELS = {
+    "libswiftnet_kernels.a": "",
+    "libcudart_static.a": "",
+    "swiftnet_kernels.cmake": 'set(cuda_version "11.8")\nset(cuda_archs "61 90+PTX")\n',
+}
+
+
+@pytest.mark.parametrize("missing", [None, *KERNELS])
+def test_prebuilt_kernels_need_all_their_files(missing, tmp_path):
+    folder = tmp_path / "kernels"
+    folder.mkdir()
+    for name, text in KERNELS.items():
+        if name != missing:
+            (folder / name).write_text(text)
+    status, output = configure(tmp_path, f"-DSWIFTNET_EXT_KERNELS={folder}")
+    if missing is None:
+        assert status == 0 and f"kernels: of CUDA 11.8 for 61 90+PTX, as they lie in {folder}" in output
+        assert "SWIFTNET_CUDA_ARCHS" in (tmp_path / "build" / "generated" / "build_config.h").read_text()
+        assert "61 90+PTX" in (tmp_path / "build" / "generated" / "build_config.h").read_text()
+    else:
+        assert status != 0 and f"SWIFTNET_EXT_KERNELS={folder} holds no {missing}; make the folder by" in output
+
+
+def test_a_source_distribution_holds_what_a_build_needs(tmp_path):
+    source = tmp_path / "source"
+    ignored = shutil.ignore_patterns("build", ".venv*", ".git", "*.egg-info", "__pycache__", "_build", "*.so")
+    shutil.copytree(ROOT, source, ignore=ignored)
+    code = f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=source, check=True, capture_output=True)
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
+    tracked = {
+        str(p.relative_to(ROOT))
+        for folder in ("csrc", "cmake", "swiftnet_ext")
+        for p in (ROOT / folder).rglob("*")
+        if p.is_file() and "__pycache__" not in p.parts and p.suffix != ".so"
+    }
+    assert tracked <= names and {"CMakeLists.txt", "setup.py", "pyproject.toml", "LICENSE"} <= names
+    assert not [n for n in names if n.endswith((".so", ".pyc", ".o")) or n.startswith(("build/", ".venv"))]
+
+
+def test_the_matrix_covers_what_is_promised():
+    assert {"3.6", "3.9", "3.10", "3.11", "3.12", "3.13"} == {e.python for e in MATRIX}
+    assert len({e.torch for e in MATRIX}) >= 2 and Environment("3.6", "1.10.2", "numpy pytest<7.1", False) in MATRIX
+
+
+def test_foreign_libraries_are_named():
+    assert foreign(["libstdc++.so.6", "libc.so.6", "ld-linux-x86-64.so.2"]) == []
+    for name in ("libtorch_cpu.so", "libc10.so", "libcudart.so.12", "libcuda.so.1", "libgomp.so.1"):
+        assert foreign(["libc.so.6", name]) == [name]
+
+
+def test_pytests_last_line_is_counted():
+    assert counts("noise 9 failed\n300 passed, 2 skipped in 3.1s") == {"passed": 300, "failed": 0, "skipped": 2}
+    assert counts("1 failed, 3 passed in 1s") == {"passed": 3, "failed": 1, "skipped": 0}
+
+
+def test_the_path_of_the_matrix_has_a_compiler_but_no_cuda(tmp_path, monkeypatch):
+    monkeypatch.setattr(wheels, "OUT", tmp_path)
+    monkeypatch.setenv("CUDA_HOME", "/usr/local/cuda")
+    environment = without_cuda()
+    assert "CUDA_HOME" not in environment
+    assert shutil.which("c++", path=environment["PATH"]) and not shutil.which("nvcc", path=environment["PATH"])
+
+
+def test_a_missing_python_is_named():
+    with pytest.raises(Failure, match="there is no Python 2.3: install it by `pyenv install 2.3`"):
+        interpreter("2.3")
+
+
+def test_the_table_lines_up():
+    rows = [
+        {"python": "3.6", "torch": "1.10.2", "passed": 300, "wheel": "a.whl"},
+        {"python": "3.11", "torch": "2.13.0"},
+    ]
+    lines = table(rows).splitlines()
+    assert lines[0].split() == ["python", "torch", "megabytes", "passed", "failed", "skipped", "seconds", "wheel"]
+    assert lines[1].index("1.10.2") == lines[2].index("2.13.0") == lines[0].index("torch")
+
+
+def test_the_hosts_configuration_parses():
+    tomllib = pytest.importorskip("tomllib", reason="TOML came with Python 3.11")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["cibuildwheel"]
+    pythons = {f"cp{e.python.replace('.', '')}-*" for e in MATRIX if e.python != "3.6"}
+    assert set(settings["build"].split()) == pythons
+    assert {"manylinux-x86_64-image", "manylinux-aarch64-image"} <= set(settings["linux"])
+    workflow = (ROOT / ".github" / "workflows" / "wheels.yml").read_text()
+    assert re.search(r"uses: pypa/cibuildwheel@v\d", workflow) and "\t" not in workflow
