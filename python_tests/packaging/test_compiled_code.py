@@ -7,7 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-import compiled_code  # noqa: E402
+import compiled_code
 
 PTXAS_11 = """\
 ptxas info    : 0 bytes gmem
