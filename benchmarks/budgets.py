@@ -228,22 +228,29 @@ def broken_rules(table):
 
 
 def compare(committed, measured):
-    """(worse, changed, better): lists of sentences. The tables are equal where all three are empty."""
+    """(worse, changed, better): sentences, at most one a row. The tables are equal where all three are empty."""
     worse = [f"{describe(key)}: in the table, but no longer compiled" for key in committed if key not in measured]
     worse += [f"{describe(key)}: compiled, but not in the table" for key in measured if key not in committed]
     changed, better = [], []
     for key in measured:
-        if key not in committed:
+        if key in committed:
+            for sentences, differences in zip((worse, changed, better), differences_of(committed[key], measured[key])):
+                if differences:
+                    sentences.append(f"{describe(key)}: {', '.join(differences)}")
+    return worse, changed, better
+
+
+def differences_of(before, after):
+    worse, changed, better = [], [], []
+    for column, direction in COLUMNS.items():
+        old, new = before[column], after[column]
+        if old == new:
             continue
-        for column, direction in COLUMNS.items():
-            before, after = committed[key][column], measured[key][column]
-            if before == after:
-                continue
-            sentence = f"{describe(key)}: {column} {before or 'none'} → {after or 'none'}"
-            if direction == EITHER or not before or not after:
-                changed.append(sentence)
-            else:
-                (better if (float(after) - float(before)) * direction > 0 else worse).append(sentence)
+        if direction == EITHER or not old or not new:
+            found = changed
+        else:
+            found = better if (float(new) - float(old)) * direction > 0 else worse
+        found.append(f"{column} {old or 'none'} → {new or 'none'}")
     return worse, changed, better
 
 
