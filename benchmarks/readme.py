@@ -26,11 +26,13 @@ def load(path: Path) -> Optional[dict]:
 
 def compiled() -> Dict[str, List[str]]:
     """The toolkits that compile for each architecture (90a counts as 90) with all rules kept."""
-    result = load(RESULTS / "compiled" / "budgets.json")
+    result = load(RESULTS / "compiled" / "budgets.json") or {"toolkits": []}
     found: Dict[str, List[str]] = {}
-    for toolkit, architectures in (result or {"toolkits": {}})["toolkits"].items():
-        for architecture in architectures:
-            found.setdefault(architecture.rstrip("af"), []).append(f"{toolkit} ({architecture})")
+    for toolkit in result["toolkits"]:
+        for architecture in toolkit["architectures"]:
+            name = architecture["arch"]
+            release = toolkit["cuda"].rsplit(".", 1)[0] + (f" (sm_{name})" if name[-1].isalpha() else "")
+            found.setdefault(name.rstrip("af"), []).append(release)
     return found
 
 

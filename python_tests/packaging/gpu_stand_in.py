@@ -3,8 +3,6 @@
 import os
 import time
 
-import torch
-
 from benchmarks.gpu import StepFailed
 
 
@@ -48,9 +46,7 @@ class StandIn:
         return len(emulation.take_launches())
 
     def microseconds(self, function, repeats):
-        start = time.perf_counter()
-        function()
-        return (time.perf_counter() - start) * 1e6
+        return 1.0  # the real sizes take minutes here
 
 
 class FailingBuild(StandIn):
@@ -59,7 +55,7 @@ class FailingBuild(StandIn):
 
 
 class SkippedTest(StandIn):
-    suite = ("core/ops/test_contract.py", "-k", "empty_batch", "-p", "packaging.skip_one")
+    suite = ("packaging/skipped.py",)
 
 
 class OneBit(StandIn):
@@ -105,9 +101,14 @@ class Crashing(StandIn):
 
 
 class Unlike(StandIn):
-    """Another answer than the emulation's: on the CPU the reference's is near, but not its bits."""
+    """Answers that the emulation does not give."""
 
     backend = "reference"
 
-    def capture(self, function):
-        return StandIn.capture(self, lambda: torch.zeros_like(function()))
+    def __init__(self):
+        from core.ops import cases
+
+        from swiftnet_ext.ops import current_backend
+
+        right = cases.Conv3x3.call
+        cases.Conv3x3.call = lambda case, t, variant: right(case, t, variant) + (current_backend()[0] == "reference")
