@@ -327,7 +327,7 @@ def test_copies_stay_replaced_and_work(how):
         file = io.BytesIO()
         torch.save(model, file)
         file.seek(0)
-        other = torch.load(file, **({"weights_only": False} if hasattr(torch, "library") else {}))
+        other = torch.load(file, **({"weights_only": False} if hasattr(torch, "compile") else {}))
     else:
         other = model.spp._replicate_for_data_parallel()
         assert type(other) is type(model.spp)

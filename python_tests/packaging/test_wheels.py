@@ -1,38 +1,58 @@
 """Wheels from kernels that were compiled before, what a source distribution holds, and the matrix's own parts."""
 
-import re
 import shutil
 import subprocess
 import sys
 import tarfile
 
 import pytest
+import yaml
 
 from . import wheels
-from .test_configure import ROOT, configure
+from .test_configure import ROOT, cmake, configure
 from .wheels import MATRIX, Environment, Failure, counts, foreign, interpreter, table, without_cuda
 
-KERNELS = {
-    "libswiftnet_kernels.a": "",
-    "libcudart_static.a": "",
-    "swiftnet_kernels.cmake": 'set(cuda_version "11.8")\nset(cuda_archs "61 90+PTX")\n',
-}
+
+def sources_hash(tmp_path):
+    """What CMake makes of the kernels' sources."""
+    script = tmp_path / "hash.cmake"
+    script.write_text(
+        f"set(CMAKE_CURRENT_SOURCE_DIR {ROOT})\ninclude({ROOT}/cmake/prebuilt_kernels.cmake)\n"
+        "swiftnet_kernel_sources_hash(sum)\nmessage(STATUS ${sum})\n"
+    )
+    done = subprocess.run([cmake(), "-P", script], capture_output=True, text=True, check=True)
+    return done.stdout.split()[-1]
 
 
-@pytest.mark.parametrize("missing", [None, *KERNELS])
-def test_prebuilt_kernels_need_all_their_files(missing, tmp_path):
+@pytest.mark.parametrize(
+    "broken, sentence",
+    [
+        (None, "kernels: CUDA 11.8 for 61 90+PTX, prebuilt"),
+        ("libswiftnet_kernels.a", "has no libswiftnet_kernels.a; make it by"),
+        ("libcudart_static.a", "has no libcudart_static.a; make it by"),
+        ("build_info", "has no build_info; make it by"),
+        ("cuda_archs", "has no line 'cuda_archs=…'"),
+        ("sources", "were made from other sources than these"),
+    ],
+)
+def test_prebuilt_kernels_must_be_whole_and_of_these_sources(broken, sentence, tmp_path):
     folder = tmp_path / "kernels"
     folder.mkdir()
-    for name, text in KERNELS.items():
-        if name != missing:
+    facts = {"cuda_version": "11.8", "cuda_archs": "61 90+PTX", "sources": sources_hash(tmp_path)}
+    facts["sources"] = "other" if broken == "sources" else facts["sources"]
+    build_info = "".join(f"{k}={v}\n" for k, v in facts.items() if k != broken or k == "sources")
+    for name, text in (("libswiftnet_kernels.a", ""), ("libcudart_static.a", ""), ("build_info", build_info)):
+        if name != broken:
             (folder / name).write_text(text)
     status, output = configure(tmp_path, f"-DSWIFTNET_EXT_KERNELS={folder}")
-    if missing is None:
-        assert status == 0 and f"kernels: of CUDA 11.8 for 61 90+PTX, as they lie in {folder}" in output
-        assert "SWIFTNET_CUDA_ARCHS" in (tmp_path / "build" / "generated" / "build_config.h").read_text()
-        assert "61 90+PTX" in (tmp_path / "build" / "generated" / "build_config.h").read_text()
-    else:
-        assert status != 0 and f"SWIFTNET_EXT_KERNELS={folder} holds no {missing}; make the folder by" in output
+    assert (status == 0) == (broken is None) and sentence in output
+
+
+def test_prebuilt_kernels_need_a_full_path_and_no_contradiction(tmp_path):
+    status, output = configure(tmp_path, "-DSWIFTNET_EXT_KERNELS=kernels")
+    assert status != 0 and "expected a folder's full path, got 'kernels'" in output
+    status, output = configure(tmp_path, "-DSWIFTNET_EXT_KERNELS=/kernels", "-DSWIFTNET_EXT_CUDA=off")
+    assert status != 0 and "contradict each other" in output
 
 
 def test_a_source_distribution_holds_what_a_build_needs(tmp_path):
@@ -96,8 +116,12 @@ def test_the_table_lines_up():
 def test_the_hosts_configuration_parses():
     tomllib = pytest.importorskip("tomllib", reason="TOML came with Python 3.11")
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["cibuildwheel"]
-    pythons = {f"cp{e.python.replace('.', '')}-*" for e in MATRIX if e.python != "3.6"}
-    assert set(settings["build"].split()) == pythons
-    assert {"manylinux-x86_64-image", "manylinux-aarch64-image"} <= set(settings["linux"])
-    workflow = (ROOT / ".github" / "workflows" / "wheels.yml").read_text()
-    assert re.search(r"uses: pypa/cibuildwheel@v\d", workflow) and "\t" not in workflow
+    assert set(settings["build"].split()) == {f"cp{e.python.replace('.', '')}-*" for e in MATRIX if e.python != "3.6"}
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "wheels.yml").read_text())
+    assert set(workflow["jobs"]) == {"kernels", "sdist", "wheels"}
+    matrix = workflow["jobs"]["wheels"]["strategy"]["matrix"]
+    assert (
+        matrix["arch"] == ["x86_64", "aarch64"]
+        and settings["build"] in matrix["pythons"]
+        and "cp36-*" in matrix["pythons"]
+    )

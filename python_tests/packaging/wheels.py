@@ -213,6 +213,7 @@ def try_wheel(environment: Environment, wheel: Path) -> Dict[str, object]:
     )
     return {
         "python": environment.python,
+        "commit": run(["git", "-C", ROOT, "rev-parse", "HEAD"]).strip(),
         "torch": first["torch"],
         "wheel": wheel.name,
         "megabytes": round(wheel.stat().st_size / 1e6, 1),

@@ -14,7 +14,7 @@ from torch import Tensor
 from .autocast import autocast_enabled
 
 # PyTorch's CPU layers lack fp16 or are slow in it, and before 2.0 lack bf16
-_IN_FLOAT_ON_CPU = (torch.float16,) if hasattr(torch, "library") else (torch.float16, torch.bfloat16)
+_IN_FLOAT_ON_CPU = (torch.float16,) if hasattr(torch, "compile") else (torch.float16, torch.bfloat16)
 
 
 def resize(x: Tensor, size: Sequence[int], mode: str) -> Tensor:

@@ -103,7 +103,7 @@ def register(
         reference: the same in plain PyTorch, for the gradient.
         fake: an empty output of the right shape, dtype, device and strides.
     """
-    if not hasattr(torch, "library"):
+    if not hasattr(torch, "compile"):  # below 2.0; 1.12 and 1.13 have a torch.library, but an incomplete one
         return _plain_function(run, reference)
     library = torch.library.Library(NAMESPACE, "FRAGMENT")
     _libraries.append(library)

@@ -134,8 +134,8 @@ def test_every_element_is_written(case, backend, device):
 @cases
 @pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
 def test_an_empty_batch_gives_an_empty_result(case, memory_format, backend, device):
-    if backend == "reference" and memory_format == "channels_last" and not hasattr(torch, "library"):
-        pytest.skip("PyTorch 1.10's own convolution refuses an empty channels_last batch")
+    if backend == "reference" and memory_format == "channels_last" and not hasattr(torch, "compile"):
+        pytest.skip("PyTorch 1's own convolution refuses an empty channels_last batch")
     for variant in case.variants:
         full = case.call(case.make(SHAPE, variant, torch.float32, memory_format, device), variant)
         t = case.make((0,) + SHAPE[1:], variant, torch.float32, memory_format, device)
