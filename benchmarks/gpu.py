@@ -5,6 +5,7 @@ import resource
 import shutil
 import statistics
 import subprocess
+import sys
 from pathlib import Path
 from typing import Callable, Dict, List, Tuple
 
@@ -129,8 +130,6 @@ class CudaDevice:
 
 
 def cmake_build(folder: Path, options: str, output: Path = None) -> None:
-    import sys
-
     configure = [
         "cmake",
         "-S",
@@ -143,6 +142,7 @@ def cmake_build(folder: Path, options: str, output: Path = None) -> None:
         *options.split(),
     ]
     configure += [f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={output}"] if output else []
-    environment = dict(os.environ, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    # nvcc is often installed and not on the path
+    environment = dict(os.environ, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/local/cuda/bin")
     run(configure, env=environment)
     run(["cmake", "--build", folder], env=environment)
