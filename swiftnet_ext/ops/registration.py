@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 NAMESPACE = "swiftnet_ext"
-_libraries = []  # type: List[Any]  # a Library unregisters its operators when it is collected
+_library = None  # type: Any  # one for all operators; it would unregister them if it were collected
 
 
 def is_channels_last(x: Tensor) -> bool:
@@ -105,8 +105,10 @@ def register(
     """
     if not hasattr(torch, "compile"):  # below 2.0; 1.12 and 1.13 have a torch.library, but an incomplete one
         return _plain_function(run, reference)
-    library = torch.library.Library(NAMESPACE, "FRAGMENT")
-    _libraries.append(library)
+    global _library
+    if _library is None:
+        _library = torch.library.Library(NAMESPACE, "DEF")  # "FRAGMENT" came with 2.1
+    library = _library
     library.define(name + schema)
     library.impl(name, run, "CompositeExplicitAutograd")
     library.impl(name, fake, "Meta")
@@ -121,8 +123,11 @@ def register(
     else:
 
         def below_autograd(*arguments: Any) -> Tensor:
-            with torch._C._AutoDispatchBelowAutograd():
+            guard = torch._C._AutoDispatchBelowAutograd()  # until it is deleted; no context manager in 2.0
+            try:
                 return operator(*arguments)
+            finally:
+                del guard
 
         library.impl(name, _plain_function(below_autograd, reference), "Autograd")
     return operator
