@@ -70,11 +70,11 @@ class Failure(Exception):
 
 
 def run(command: List[object], **kwargs) -> str:
-    done = subprocess.run(
-        [str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs
-    )
+    """What it prints, without its warnings."""
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, **kwargs)
     if done.returncode:
-        raise Failure(f"{' '.join(map(str, command))} failed with status {done.returncode}:\n{done.stdout[-3000:]}")
+        said = (done.stdout + done.stderr)[-3000:]
+        raise Failure(f"{' '.join(map(str, command))} failed with status {done.returncode}:\n{said}")
     return done.stdout
 
 
