@@ -359,7 +359,7 @@ def test_filter_and_report():
     shared = PyramidBlend(4)
     assert len(sx.replace_modules(nn.ModuleList([shared, shared])).replaced) == 1
     own = sx.replace_modules(sx.build_model("swiftnet_mnv2"))
-    assert not own.replaced and all("own module" in e.reason for e in own.refused)
+    assert not own.replaced and all("swiftnet_ext's own" in e.reason for e in own.refused)
     sx.replace_modules(sx.build_model("swiftnet_mnv2"), require_all=True)  # nothing is left to replace
     root = PyramidBlend(4)
     assert sx.replace_modules(root).replaced[0].path == "" and "(the model)" in str(sx.replace_modules(root))

@@ -2,7 +2,7 @@
 
 from .build import MODELS, build_model
 from .checkpoint import default_weights, load_checkpoint, load_imagenet_encoder, save_checkpoint
-from .single_scale import SwiftNet
+from .swiftnet import SwiftNet
 
 __all__ = [
     "MODELS",

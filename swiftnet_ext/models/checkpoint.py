@@ -8,7 +8,7 @@ from torch import Tensor
 
 from . import safetensors_file
 from .build import MODELS, build_model
-from .single_scale import SwiftNet
+from .swiftnet import SwiftNet
 
 FORMAT = "swiftnet_ext 1"
 
@@ -128,7 +128,7 @@ def save_checkpoint(model: SwiftNet, path: str) -> None:
         from safetensors.torch import save_file
     except ImportError:
         raise ImportError('save_checkpoint needs safetensors: pip install "swiftnet_ext[cli]"')
-    metadata = {"format": FORMAT, "model": model.name, "mode": model.mode}  # the keys tell the rest
+    metadata = {"format": FORMAT, "model": model.name, "mode": model.options["mode"]}  # the keys tell the rest
     path = os.fspath(path)
     temporary = "{}.{}.tmp".format(path, os.getpid())
     try:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from .. import ops
+from ..ops import reference
 
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 GLOBAL_HOOKS = tuple(
@@ -90,9 +91,22 @@ def levels_misfit(levels: Sequence[Any]) -> str:
     return ""
 
 
+_plain = [False]
+
+
+class plain_pytorch:
+    """A block in which no module runs an operator: for tracing into other formats, and for counting convolutions."""
+
+    def __enter__(self) -> None:
+        self._previous, _plain[0] = _plain[0], True
+
+    def __exit__(self, *exception: Any) -> None:
+        _plain[0] = self._previous
+
+
 def can_fuse(kernel_size: int, *units: Any) -> bool:
     """Whether these units may run inside an operator now: they fit, in eval mode, and no hook waits for them."""
-    if any(getattr(torch_module, hooks, None) for hooks in GLOBAL_HOOKS):
+    if _plain[0] or any(getattr(torch_module, hooks, None) for hooks in GLOBAL_HOOKS):
         return False
     for unit in units:
         if misfit("", unit, kernel_size):
@@ -105,11 +119,11 @@ def can_fuse(kernel_size: int, *units: Any) -> bool:
     return True
 
 
-def unit_1x1(unit: Any, x: Tensor) -> Tensor:
-    """affine → ReLU → 1×1 convolution."""
+def unit_1x1(unit: Any, tap: Tensor, x: Optional[Tensor] = None, mode: str = "bilinear") -> Tensor:
+    """affine → ReLU → 1×1 convolution of a tap; x, resized to it, is added."""
     scale, shift = affine_of(norm_of(unit))
     conv = unit.conv
-    return ops.lateral_add(x, conv.weight, None, conv.bias, scale=scale, shift=shift, relu=False)
+    return ops.lateral_add(tap, conv.weight, x, conv.bias, scale=scale, shift=shift, relu=False, mode=mode)
 
 
 def unit_3x3(unit: Any, x: Tensor) -> Tensor:
@@ -118,11 +132,36 @@ def unit_3x3(unit: Any, x: Tensor) -> Tensor:
     return ops.conv3x3(unit.relu(x if norm is None else norm(x)), unit.conv.weight, unit.conv.bias)
 
 
-def blend(unit: Any, x: Tensor, skip: Tensor, mode: str) -> Tensor:
-    """resize x to skip, add → affine → ReLU → 3×3 convolution."""
-    scale, shift = affine_of(norm_of(unit))
-    conv = unit.conv
-    return ops.upsample_add_conv3x3(x, skip, conv.weight, conv.bias, scale=scale, shift=shift, mode=mode)
+def _projected(bottleneck: Any, skip: Tensor) -> Tensor:
+    if bottleneck is None:
+        return skip
+    return unit_1x1(bottleneck, skip) if can_fuse(1, bottleneck) else bottleneck(skip)
+
+
+def upsample_blend(bottleneck: Any, unit: Any, x: Tensor, skip: Tensor, mode: str) -> Tensor:
+    """Project skip by the bottleneck (None: it comes projected), resize x to it, add, and run the unit."""
+    if can_fuse(3, unit):
+        scale, shift = affine_of(norm_of(unit))
+        lateral, conv = _projected(bottleneck, skip), unit.conv
+        return ops.upsample_add_conv3x3(x, lateral, conv.weight, conv.bias, scale=scale, shift=shift, mode=mode)
+    if bottleneck is not None and can_fuse(1, bottleneck):
+        total = unit_1x1(bottleneck, skip, x, mode)
+    else:
+        lateral = _projected(bottleneck, skip)
+        total = reference.resize(x, lateral.shape[2:], mode) + lateral
+    return unit_1x1(unit, total) if can_fuse(1, unit) else unit(total)
+
+
+def blend_operators(bottleneck: Any, unit: Any) -> str:
+    """Which operators `upsample_blend` runs in eval mode, and why the rest is plain PyTorch."""
+    misfit_1x1 = "it comes projected" if bottleneck is None else misfit("bottleneck", bottleneck, 1)
+    misfit_3x3 = misfit("blend_conv", unit, 3)
+    operators = ([] if misfit_1x1 else ["lateral_add"]) + ([] if misfit_3x3 else ["upsample_add_conv3x3"])
+    if misfit_3x3 and not misfit("blend_conv", unit, 1):
+        operators.append("lateral_add")
+        misfit_3x3 = ""
+    rest = misfit_3x3 or (misfit_1x1 if bottleneck is not None else "")
+    return ", ".join(operators or ["no operator"]) + ("; the rest in plain PyTorch: " + rest if rest else "")
 
 
 def _stacked(parameters: List[Optional[Tensor]]) -> Optional[Tensor]:
