@@ -38,11 +38,9 @@ class _Blend(_Replaced):
             fits = False  # where the gradient ends is the module's own business
         fits = fits and _uses_skip(self) and self.upsampling_method == method
         bottleneck = getattr(self, "bottleneck", None)
-        if bottleneck is None:
-            fits = fits and fused.can_fuse(3, self.blend_conv)
-        else:  # the projection carries the resizing and the sum; a blend that fits no operator runs by itself
-            fits = fits and fused.can_fuse(1, bottleneck)
-        if not fits:
+        # a projection carries the resizing and the sum: the blend after it may run by itself
+        size, unit = (3, self.blend_conv) if bottleneck is None else (1, bottleneck)
+        if not fits or not fused.can_fuse(size, unit):
             return super().forward(*args, **kwargs)  # type: ignore[misc]
         return _run_blend(self, mode, *args)
 

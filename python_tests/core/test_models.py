@@ -172,7 +172,10 @@ def test_half_precision_changes_few_labels(backend, device):
     "arguments, sentence",
     [
         (dict(name="swiftnet"), "name: expected one of swiftnet_rn18, .*swiftnet_pyr_mnv2, got 'swiftnet'"),
-        (dict(name="swiftnet_rn18", classes=3), "swiftnet_rn18 has no option classes; there are num_classes, channels, head"),
+        (
+            dict(name="swiftnet_rn18", classes=3),
+            "swiftnet_rn18 has no option classes; there are num_classes, channels, head",
+        ),
         (dict(name="swiftnet_rn18", num_classes=0), "num_classes: expected a positive integer, got 0"),
         (dict(name="swiftnet_rn18", head="2x2"), "head: expected one of '1x1', '3x3'"),
         (dict(name="swiftnet_rn18", mode="bicubic"), "mode: expected one of 'bilinear', 'nearest'"),

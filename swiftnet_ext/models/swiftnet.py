@@ -1,6 +1,6 @@
 """SwiftNet: a backbone (encoder and decoder), a head, and what leads from images to logits and labels."""
 
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, List, Optional
 
 import torch
 from torch import Tensor
@@ -67,6 +67,8 @@ class SwiftNet(Segmenter):
                 "num_classes: expected a positive integer, got {!r}; pass the classes' count".format(num_classes)
             )
         self.name, self.options, self.num_classes = name, dict(options), num_classes
+        self.classes = None  # type: Optional[List[str]]  # their names, where a checkpoint says them
+        self.loaded_from = ""  # the checkpoint, and what it was found to be
         backbone.register_buffer("img_mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
         backbone.register_buffer("img_std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
         backbone.decode, backbone.half_resolution = decode, options["half_resolution"]
