@@ -1,9 +1,9 @@
-"""The command `swiftnet`: predict, evaluate, sample."""
+"""The command `swiftnet`: predict, evaluate, inspect, sample."""
 
 import json
 import sys
 from pathlib import Path
-from typing import Any, Iterable, List, Optional
+from typing import Any, Iterable, List, Optional, Sequence
 
 try:
     import PIL
@@ -24,30 +24,55 @@ from .data.images import ImageError, find_images, replacing, write_image
 from .engine.evaluate import evaluate as run_evaluation
 from .engine.predict import median_seconds
 from .engine.predict import predict as run_prediction
-from .models.checkpoint import CheckpointError
+from .models.checkpoint import CheckpointError, inspect_checkpoint
+from .nn.multi_scale import SUPPLEMENT_FACTORS, Ensemble
 from .ops import BackendError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-WEIGHTS = typer.Option(None, "--weights", help="A .safetensors checkpoint; the shipped CamVid weights if left out.")
+WEIGHTS = typer.Option(
+    None, "--weights", help="A checkpoint; several, each with --weights, are an ensemble. The shipped CamVid weights."
+)
 DEVICE = typer.Option(None, "--device", help="cpu, cuda or cuda:N; a GPU where there is one if left out.")
 BACKEND = typer.Option("auto", "--backend", help="auto, reference, cpu, emulated or cuda.")
+MULTI_SCALE = typer.Option(False, "--multi-scale", help="Average over the image at the supplement's sizes.")
+FACTORS = typer.Option(None, "--factors", help="Of the image's size, instead of the supplement's, e.g. 0.5,0.75,1.")
+ORDER = typer.Option("softmax_then_resize", "--order", help="Of averaging: this, or resize_then_softmax.")
+FLIP = typer.Option(False, "--flip", help="Average over the mirrored image too.")
 
 
 class UserError(Exception):
     """What a user can mend: printed without a traceback, exit status 2."""
 
 
-def _load(weights: Optional[Path], device: Optional[str], backend: str) -> Any:
+def _factors(multi_scale: bool, factors: Optional[str]) -> Sequence[float]:
+    if factors is None:
+        return SUPPLEMENT_FACTORS if multi_scale else (1.0,)
+    try:
+        return [float(f) for f in factors.split(",")]
+    except ValueError:
+        raise UserError(f"--factors {factors}: expected numbers separated by commas, e.g. 0.5,0.75,1")
+
+
+def _load(
+    weights: Optional[List[Path]], device: Optional[str], backend: str, factors: Sequence[float], order: str, flip: bool
+) -> Any:
+    """The network of a checkpoint; of several, or of several scales, their average."""
     try:
         use_backend(backend)
     except ValueError as error:
         raise UserError(str(error))
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    models = [load_checkpoint(path) for path in (map(str, weights) if weights else [None])]
+    try:
+        averaged = Ensemble(models, factors, order, flip)
+    except ValueError as error:
+        raise UserError(str(error))
+    model = averaged if len(models) > 1 or tuple(factors) != (1.0,) or flip else models[0]
     try:
         if torch.device(name).type not in ("cpu", "cuda"):
             raise UserError(f"--device {name}: expected cpu, cuda or cuda:N")
-        return load_checkpoint(None if weights is None else str(weights)).to(torch.device(name))
+        return model.eval().to(torch.device(name))
     except (RuntimeError, AssertionError) as error:  # an unknown device, or a PyTorch without CUDA
         raise UserError(f"--device {name}: {error}")
 
@@ -68,10 +93,14 @@ def _track(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
 @app.command()
 def predict(
     images: List[str] = typer.Argument(..., metavar="IMAGE...", help="Files, folders of pictures, or quoted globs."),
-    weights: Optional[Path] = WEIGHTS,
+    weights: Optional[List[Path]] = WEIGHTS,
     out: Path = typer.Option(Path("swiftnet_out"), "--out", help="The folder for the results."),
     device: Optional[str] = DEVICE,
     backend: str = BACKEND,
+    multi_scale: bool = MULTI_SCALE,
+    factors: Optional[str] = FACTORS,
+    order: str = ORDER,
+    flip: bool = FLIP,
 ) -> None:
     """Segment pictures: writes STEM_labels.png (class numbers), STEM_overlay.png and legend.png.
 
@@ -80,7 +109,7 @@ def predict(
     """
     sources = find_images(images)
     _make_folder(out)
-    model = _load(weights, device, backend)
+    model = _load(weights, device, backend, _factors(multi_scale, factors), order, flip)
     outcomes = list(_track(run_prediction(model, sources, out), len(sources), "segmenting"))
     failed = [o for o in outcomes if o.error is not None]
     for outcome in failed:
@@ -99,15 +128,19 @@ def evaluate(
         ..., "--data", help="The data set's folder: NAME/ with pictures, NAMEannot/ with labels."
     ),
     split: str = typer.Option(..., "--split", help="NAME, e.g. val."),
-    weights: Optional[Path] = WEIGHTS,
+    weights: Optional[List[Path]] = WEIGHTS,
     device: Optional[str] = DEVICE,
     backend: str = BACKEND,
+    multi_scale: bool = MULTI_SCALE,
+    factors: Optional[str] = FACTORS,
+    order: str = ORDER,
+    flip: bool = FLIP,
     json_file: Optional[Path] = typer.Option(None, "--json", help="Write the figures to this file as well."),
 ) -> None:
     """Per-class IoU and mIoU, in percent, of a checkpoint on a labelled data set."""
     if json_file is not None:
         _make_folder(json_file.parent)
-    model = _load(weights, device, backend)
+    model = _load(weights, device, backend, _factors(multi_scale, factors), order, flip)
     folder = SegmentationFolder(str(data), split, model.num_classes)
     matrix = run_evaluation(model, folder, lambda indices: _track(indices, len(folder), "evaluating"))
     if not matrix.counts.any():
@@ -131,6 +164,15 @@ def evaluate(
         with replacing(json_file) as temporary:
             temporary.write_text(json.dumps(figures, indent=2) + "\n")
     typer.echo(f"mIoU {mean:.2f}")
+
+
+@app.command()
+def inspect(weights: Path = typer.Argument(..., help="A checkpoint.")) -> None:
+    """Say what a checkpoint holds: who wrote it, the network, its options."""
+    info = inspect_checkpoint(str(weights))
+    typer.echo(str(info))
+    for key, value in sorted(info.metadata.items()):
+        typer.echo(f"  {key}: {value}")
 
 
 @app.command()

@@ -8,6 +8,7 @@ equal stride have equal sizes whatever the image's: nothing is padded or cut.
 
 from typing import Any, List, Optional
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -36,8 +37,19 @@ def bicubic(images: Tensor, height: int, width: int) -> Tensor:
 
 
 def antialiased_bicubic(images: Tensor, height: int, width: int) -> Tensor:
-    """As the first generation's levels were made, by Pillow; needs PyTorch 1.11."""
-    return F.interpolate(images, size=(height, width), mode="bicubic", align_corners=False, antialias=True)
+    """As the first generation's levels were made, by Pillow; in plain products because PyTorch 1.10 has none."""
+    rows, columns = _bicubic_weights(images.shape[2], height, images), _bicubic_weights(images.shape[3], width, images)
+    return torch.matmul(torch.matmul(rows, images), columns.t())
+
+
+def _bicubic_weights(size: int, smaller: int, like: Tensor) -> Tensor:
+    """[smaller, size]: Keys' cubic (a = -1/2), widened by the ratio of the sizes, each row of sum 1."""
+    ratio = size / float(smaller)
+    centre = (torch.arange(smaller, dtype=torch.float64) + 0.5) * ratio
+    x = ((torch.arange(size, dtype=torch.float64) + 0.5)[None] - centre[:, None]).abs() / ratio
+    near, far = (1.5 * x - 2.5) * x * x + 1, ((2.5 - 0.5 * x) * x - 4) * x + 2
+    weights = torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
+    return (weights / weights.sum(1, keepdim=True)).to(like.device, like.dtype)
 
 
 def decode(backbone: Any, images: Tensor) -> Tensor:

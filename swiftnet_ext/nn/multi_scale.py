@@ -44,14 +44,21 @@ class Ensemble(Segmenter):
             raise TypeError(
                 "{}: model: expected one with a method logits(images); use swiftnet_ext.build_model".format(op)
             )
-        classes = [getattr(m, "num_classes", None) for m in models]
-        if len(set(classes)) > 1:
-            raise ValueError("{}: models: expected the same classes of all, got {}; train one anew".format(op, classes))
+        counts = [getattr(m, "num_classes", None) for m in models]
+        names = [list(m.classes) for m in models if getattr(m, "classes", None)]
+        if len(set(counts)) > 1 or any(n != names[0] for n in names):
+            got = counts if len(set(counts)) > 1 else names
+            raise ValueError(
+                "{}: models: expected the same classes of all, got {}; put together networks of one data set".format(
+                    op, got
+                )
+            )
         if not factors or min(factors) <= 0:
             raise ValueError("{}: factors: expected positive numbers, got {!r}".format(op, factors))
         choice(op, "order", order, ORDERS)
         self.models = nn.ModuleList(models)
-        self.factors, self.order, self.flip, self.num_classes = tuple(factors), order, bool(flip), classes[0]
+        self.factors, self.order, self.flip = tuple(factors), order, bool(flip)
+        self.num_classes, self.classes = counts[0], names[0] if names else None
 
     def maps(self, images: Tensor) -> List[Tensor]:
         """The logits of every run, at stride 4 of its image; mirrored ones are mirrored back."""
