@@ -199,7 +199,10 @@ PARTLY = {
         lambda: changed(Blend(6, 4), "blend_conv.conv", Separable()),
         "lateral_add; the rest in plain PyTorch: blend_conv.conv is Separable, not nn.Conv2d",
     ),
-    "1x1": (lambda: changed(Blend(6, 4), "blend_conv", Unit(6, 6, 1)), "lateral_add, lateral_add"),
+    "1x1": (
+        lambda: changed(Blend(6, 4), "blend_conv", Unit(6, 6, 1)),
+        "lateral_add; the rest in plain PyTorch: blend_conv.conv has kernel_size (1, 1), the operator (3, 3)",
+    ),
     "another order": (
         lambda: changed(Blend(6, 4), "blend_conv", ConvFirst()),
         "lateral_add; the rest in plain PyTorch: blend_conv has children conv, norm, relu, expected norm, relu, conv",

@@ -46,24 +46,28 @@ def _is_observed(module: nn.Module) -> bool:
     return bool(hooks or getattr(module, "_backward_pre_hooks", None) or "forward" in vars(module))
 
 
-def misfit(name: str, unit: Any, kernel_size: int) -> str:
-    """Why a unit can't run inside an operator that convolves with this kernel size, or nothing.
+def _activation_misfit(name: str, unit: Any) -> str:
+    """Why a unit's norm and ReLU can't run inside an operator, or nothing.
 
     Types are compared exactly: a subclass may compute something else.
     """
     children = list(unit._modules.keys()) if isinstance(unit, nn.Module) else []
     if children not in (["norm", "relu", "conv"], ["relu", "conv"]):
         return "{} has children {}, expected norm, relu, conv".format(name, ", ".join(children) or "none")
-    conv, norm = unit.conv, norm_of(unit)
+    norm = norm_of(unit)
     if type(unit.relu) is not nn.ReLU:
         return "{}.relu is {}, not nn.ReLU".format(name, type(unit.relu).__name__)
     if norm is not None and type(norm) not in NORMS:
         return "{}.norm is {}, not nn.BatchNorm2d".format(name, type(norm).__name__)
     if norm is not None and norm.running_mean is None:
         return "{}.norm keeps no running statistics".format(name)
+    return ""
+
+
+def _conv_misfit(name: str, unit: Any, kernel_size: int) -> str:
+    conv, half = unit.conv, kernel_size // 2
     if type(conv) is not nn.Conv2d:
         return "{}.conv is {}, not nn.Conv2d".format(name, type(conv).__name__)
-    half = kernel_size // 2
     wanted = (
         ("kernel_size", (kernel_size, kernel_size)),
         ("stride", (1, 1)),
@@ -76,6 +80,11 @@ def misfit(name: str, unit: Any, kernel_size: int) -> str:
         if getattr(conv, attribute) != value:
             return "{}.conv has {} {}, the operator {}".format(name, attribute, getattr(conv, attribute), value)
     return ""
+
+
+def misfit(name: str, unit: Any, kernel_size: int) -> str:
+    """Why a unit can't run inside an operator that convolves with this kernel size, or nothing."""
+    return _activation_misfit(name, unit) or _conv_misfit(name, unit, kernel_size)
 
 
 def levels_misfit(levels: Sequence[Any]) -> str:
@@ -104,19 +113,22 @@ class plain_pytorch:
         _plain[0] = self._previous
 
 
-def can_fuse(kernel_size: int, *units: Any) -> bool:
-    """Whether these units may run inside an operator now: they fit, in eval mode, and no hook waits for them."""
+def _can_activate(unit: Any) -> bool:
+    """Whether a unit's norm and ReLU may run inside an operator now: they fit, in eval mode, and no hook waits for them."""
     if _plain[0] or any(getattr(torch_module, hooks, None) for hooks in GLOBAL_HOOKS):
         return False
-    for unit in units:
-        if misfit("", unit, kernel_size):
-            return False
-        norm = norm_of(unit)
-        if unit.training or _is_observed(unit) or _is_observed(unit.relu) or _is_observed(unit.conv):
-            return False
-        if norm is not None and (norm.training or _is_observed(norm)):
-            return False
-    return True
+    if _activation_misfit("", unit) or unit.training or _is_observed(unit) or _is_observed(unit.relu):
+        return False
+    norm = norm_of(unit)
+    return norm is None or not (norm.training or _is_observed(norm))
+
+
+def can_fuse(kernel_size: int, *units: Any) -> bool:
+    """Whether these units may run inside an operator now, their convolutions included."""
+    return all(
+        _can_activate(unit) and not _conv_misfit("", unit, kernel_size) and not _is_observed(unit.conv)
+        for unit in units
+    )
 
 
 def unit_1x1(unit: Any, tap: Tensor, x: Optional[Tensor] = None, mode: str = "bilinear") -> Tensor:
@@ -138,6 +150,30 @@ def _projected(bottleneck: Any, skip: Tensor) -> Tensor:
     return unit_1x1(bottleneck, skip) if can_fuse(1, bottleneck) else bottleneck(skip)
 
 
+def _scaled(tensor: Optional[Tensor], scale: Optional[Tensor], dim: int) -> Optional[Tensor]:
+    """A tensor times scale along one dimension, in its own dtype."""
+    if tensor is None or scale is None:
+        return tensor
+    shape = [1] * tensor.dim()
+    shape[dim] = -1
+    return (tensor * scale.view(shape)).to(tensor.dtype)
+
+
+def _activated_sum(bottleneck: Any, unit: Any, x: Tensor, skip: Tensor, mode: str) -> Tensor:
+    """The input of a unit's convolution in one operator: relu(affine(project(skip) + resize(x))).
+
+    The affine's scale goes into the projection and into x, which resizing lets through; both are smaller than the sum.
+    """
+    scale, shift = affine_of(norm_of(unit))
+    conv = bottleneck.conv
+    bias = _scaled(conv.bias, scale, 0)
+    if shift is not None:
+        bias = shift if bias is None else shift + bias
+    tap_scale, tap_shift = affine_of(norm_of(bottleneck))
+    weight, x = _scaled(conv.weight, scale, 0), _scaled(x, scale, 1)
+    return ops.lateral_add(skip, weight, x, bias, scale=tap_scale, shift=tap_shift, relu=True, mode=mode)
+
+
 def upsample_blend(bottleneck: Any, unit: Any, x: Tensor, skip: Tensor, mode: str) -> Tensor:
     """Project skip by the bottleneck (None: it comes projected), resize x to it, add, and run the unit."""
     if can_fuse(3, unit):
@@ -145,21 +181,18 @@ def upsample_blend(bottleneck: Any, unit: Any, x: Tensor, skip: Tensor, mode: st
         lateral, conv = _projected(bottleneck, skip), unit.conv
         return ops.upsample_add_conv3x3(x, lateral, conv.weight, conv.bias, scale=scale, shift=shift, mode=mode)
     if bottleneck is not None and can_fuse(1, bottleneck):
-        total = unit_1x1(bottleneck, skip, x, mode)
-    else:
-        lateral = _projected(bottleneck, skip)
-        total = reference.resize(x, lateral.shape[2:], mode) + lateral
-    return unit_1x1(unit, total) if can_fuse(1, unit) else unit(total)
+        if _can_activate(unit):
+            return unit.conv(_activated_sum(bottleneck, unit, x, skip, mode))
+        return unit(unit_1x1(bottleneck, skip, x, mode))
+    lateral = _projected(bottleneck, skip)
+    return unit(reference.resize(x, lateral.shape[2:], mode) + lateral)
 
 
 def blend_operators(bottleneck: Any, unit: Any) -> str:
-    """Which operators `upsample_blend` runs in eval mode, and why the rest is plain PyTorch."""
+    """Which operators `upsample_blend` runs in eval mode, and what is plain PyTorch for which reason."""
     misfit_1x1 = "it comes projected" if bottleneck is None else misfit("bottleneck", bottleneck, 1)
     misfit_3x3 = misfit("blend_conv", unit, 3)
     operators = ([] if misfit_1x1 else ["lateral_add"]) + ([] if misfit_3x3 else ["upsample_add_conv3x3"])
-    if misfit_3x3 and not misfit("blend_conv", unit, 1):
-        operators.append("lateral_add")
-        misfit_3x3 = ""
     rest = misfit_3x3 or (misfit_1x1 if bottleneck is not None else "")
     return ", ".join(operators or ["no operator"]) + ("; the rest in plain PyTorch: " + rest if rest else "")
 
