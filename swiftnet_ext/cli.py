@@ -145,7 +145,7 @@ def evaluate(
     matrix = run_evaluation(model, folder, lambda indices: _track(indices, len(folder), "evaluating"))
     if not matrix.counts.any():
         raise UserError(f"{data}: no labelled pixel in split {split!r}")
-    iou, names = 100 * matrix.iou(), [c.name for c in classes_for(model.num_classes)]
+    iou, names = 100 * matrix.iou(), [c.name for c in classes_for(model.num_classes, model.classes)]
     table = rich.table.Table("class", rich.table.Column("IoU %", justify="right"), box=None)
     for i, name in enumerate(names):
         table.add_row(name, "absent" if i in matrix.absent() else f"{iou[i]:.2f}")

@@ -38,7 +38,10 @@ def _would_run(device: torch.device, dtype: torch.dtype) -> Dict[str, str]:
 
 def _modules() -> Dict[str, str]:
     """The operators that each part of a network runs in eval mode, and what stays plain PyTorch."""
-    parts = {"encoder": "no operator: plain PyTorch", "spatial pyramid pooling": SpatialPyramidPooling(8, 8).operators()}
+    parts = {
+        "encoder": "no operator: plain PyTorch",
+        "spatial pyramid pooling": SpatialPyramidPooling(8, 8).operators(),
+    }
     for name, skip_channels in (("upsampling", 8), ("pyramid upsampling", None)):
         for blend in BLENDS:
             module = UpsampleBlend(8, skip_channels, blend=blend)

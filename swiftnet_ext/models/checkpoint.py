@@ -142,14 +142,15 @@ def _options(tensors: Dict[str, Tensor], pyramid: bool, path: str) -> Dict[str, 
     """The options that keys and shapes tell."""
     options = _blend(tensors, "backbone.{}.blend_conv.".format("upsample_blends.0" if pyramid else "upsample.2"), path)
     channels, head = options.get("channels", CHANNELS), tensors["logits.conv.weight"].shape
-    heads = {(channels, 1, 1): "1x1", (channels, 3, 3): "3x3"}
-    if tuple(head[1:]) not in heads:
+    heads = {"1x1": (channels, 1, 1), "3x3": (channels, 3, 3)}
+    fitting = [name for name, shape in heads.items() if tuple(head[1:]) == shape]
+    if not fitting:
         raise CheckpointError(
             "{}: logits.conv.weight is {}, expected [classes, {c}, 1, 1] or [classes, {c}, 3, 3]".format(
                 path, list(head), c=channels
             )
         )
-    options["head"] = heads[tuple(head[1:])]
+    options["head"] = fitting[0]
     if pyramid:
         options["levels"] = len({k.split(".")[2] for k in tensors if k.startswith("backbone.upsample_blends.")}) - 2
         options["generation"] = 2 if "backbone.upsample_bottlenecks.0.weight" in tensors else 1

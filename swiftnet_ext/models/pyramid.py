@@ -64,7 +64,7 @@ def decode(backbone: Any, images: Tensor) -> Tensor:
         for i, (tap, lateral) in enumerate(zip(taps, reversed(backbone.upsample_bottlenecks))):
             y, total = lateral(tap), sums[level + i]
             sums[level + i] = y if total is None else total + y
-    x = sums.pop()
+    x = sums.pop()  # type: Any
     for blend, total in zip(backbone.upsample_blends, reversed(sums)):
         x = blend(x, total)
     return x

@@ -86,8 +86,8 @@ class SwiftNet(Segmenter):
 
     def labels(self, images: Tensor) -> Tensor:
         """Labels [N, H, W] uint8 of images [N, 3, H, W], float RGB 0..255: the largest of the resized logits."""
-        maps = [self.logits(images, self.backbone)]
-        return ops.multiscale_mean(maps, tuple(images.shape[2:]), order="resize_then_softmax", reduce="argmax")
+        maps, size = [self.logits(images, self.backbone)], (images.shape[2], images.shape[3])
+        return ops.multiscale_mean(maps, size, order="resize_then_softmax", reduce="argmax")
 
     def __repr__(self) -> str:
         options = ["{}={!r}".format(k, v) for k, v in [("num_classes", self.num_classes)] + list(self.options.items())]

@@ -150,7 +150,7 @@ def _projected(bottleneck: Any, skip: Tensor) -> Tensor:
     return unit_1x1(bottleneck, skip) if can_fuse(1, bottleneck) else bottleneck(skip)
 
 
-def _scaled(tensor: Optional[Tensor], scale: Optional[Tensor], dim: int) -> Optional[Tensor]:
+def _scaled(tensor: Any, scale: Optional[Tensor], dim: int) -> Any:
     """A tensor times scale along one dimension, in its own dtype."""
     if tensor is None or scale is None:
         return tensor

@@ -64,10 +64,11 @@ class Ensemble(Segmenter):
         """The logits of every run, at stride 4 of its image; mirrored ones are mirrored back."""
         height, width = images.shape[2:]
         maps = []
+        models = list(self.models)  # type: List[Any]
         for factor in self.factors:
             size = max(1, int(round(height * factor))), max(1, int(round(width * factor)))
             scaled = reference.resize(images, size, "bilinear")
-            for model in self.models:
+            for model in models:
                 maps.append(model.logits(scaled))
                 if self.flip:
                     maps.append(model.logits(scaled.flip(3)).flip(3))
@@ -75,7 +76,8 @@ class Ensemble(Segmenter):
 
     def forward(self, images: Tensor, reduce: str = "mean") -> Tensor:
         check_images(images)
-        return ops.multiscale_mean(self.maps(images), tuple(images.shape[2:]), order=self.order, reduce=reduce)
+        size = (images.shape[2], images.shape[3])
+        return ops.multiscale_mean(self.maps(images), size, order=self.order, reduce=reduce)
 
     def labels(self, images: Tensor) -> Tensor:
         return self(images, reduce="argmax")
