@@ -59,7 +59,7 @@ def decode(backbone: Any, images: Tensor) -> Tensor:
     sums = [None] * (levels + 3)  # type: List[Optional[Tensor]]  # of laterals, at strides 4, 8, 16 …
     for level in range(levels):
         divisor = 2**level
-        size = -(-height // divisor), -(-width // divisor)
+        size = (height + divisor - 1) // divisor, (width + divisor - 1) // divisor
         taps = backbone.taps(images if level == 0 else backbone.halve(images, *size), level)
         for i, (tap, lateral) in enumerate(zip(taps, reversed(backbone.upsample_bottlenecks))):
             y, total = lateral(tap), sums[level + i]
