@@ -91,7 +91,7 @@ def _prepared(model: SwiftNet, dynamic: bool) -> SwiftNet:
             "export a file for each size"
         )
     for pool in pools:
-        pool.pool = functools.partial(_pool, _Products(_average))
+        vars(pool)["pool"] = functools.partial(_pool, _Products(_average))  # before the class's own
     if halve is not None and not dynamic:  # TensorRT 8.0 resizes linearly and to the nearest only
         model.backbone.halve = _Products(halve)
     return model
