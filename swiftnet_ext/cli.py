@@ -65,6 +65,8 @@ def _load(
         raise UserError(str(error))
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     models = [load_checkpoint(path) for path in (map(str, weights) if weights else [None])]
+    for loaded in models if weights else ():
+        typer.echo(loaded.loaded_from, err=True)
     try:
         averaged = Ensemble(models, factors, order, flip)
     except ValueError as error:

@@ -45,6 +45,17 @@ def test_saved_is_loaded(name, options, tmp_path):
     assert os.listdir(tmp_path) == ["a.safetensors"]
 
 
+def test_a_header_of_any_length_is_no_pickle(tmp_path):
+    """The file begins with the header's length, whose lowest byte may be a pickle's first."""
+    model, path = sx.build_model("swiftnet_mnv2", num_classes=1), tmp_path / "a.safetensors"
+    for length in range(256):
+        sx.save_checkpoint(model, path, classes=["x" * length])
+        if path.read_bytes()[0] == 0x80:
+            break
+    assert path.read_bytes()[0] == 0x80
+    assert sx.load_checkpoint(path).classes == ["x" * length]
+
+
 def test_keys_alone_tell_the_model(tmp_path):
     model = sx.build_model("swiftnet_rn18", num_classes=4, head="3x3")
     save_file(
@@ -100,6 +111,8 @@ def test_what_does_not_fit_is_listed(tmp_path):
             "half_resolution: expected one of False, True",
         ),
         ("extra", torch.zeros(1), {"options": "{"}, "its metadata is damaged"),
+        ("extra", torch.zeros(1), {"options": "[" * 10**5}, "its metadata is damaged"),
+        ("extra", torch.zeros(1), {"classes": "[1, 2, 3, 4]"}, "metadata is damaged: expected 4 class names"),
         ("extra", torch.zeros(1), {"classes": '["road"]'}, "metadata is damaged: expected 4 class names"),
         ("extra", torch.zeros(1), {"model": "swiftnet_rn50"}, "holds a model 'swiftnet_rn50'"),
         ("extra", torch.zeros(1), {"model": "swiftnet_rn18"}, "its keys are swiftnet_mnv2's"),
@@ -172,6 +185,16 @@ def test_state_dicts_of_torch_save_load(legacy, tmp_path, monkeypatch):
     for damaged in (whole[: len(whole) // 2], whole[:5]):
         (tmp_path / "a.pt").write_bytes(damaged)
         with pytest.raises(CheckpointError, match="a.pt"):
+            sx.load_checkpoint(tmp_path / "a.pt")
+    for claimed in (
+        torch.zeros(1).expand(2**20),
+        torch.sparse_coo_tensor(torch.zeros(1, 1, dtype=torch.long), torch.ones(1), (2**20,)),
+        torch.zeros(2**20, device="meta"),
+    ):
+        torch.save(
+            dict(model.state_dict(), **{"backbone.upsample.2.blend_conv.norm.weight": claimed}), tmp_path / "a.pt"
+        )
+        with pytest.raises(CheckpointError, match="is not stored number by number|refuses it"):
             sx.load_checkpoint(tmp_path / "a.pt")
     torch.save([1, 2], tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match="expected a state dict"):

@@ -54,8 +54,9 @@ def _read(path: str) -> safetensors_file.Content:
         raise CheckpointError("{}: no such file; pass a .safetensors or .pt file".format(path))
     try:
         with open(path, "rb") as file:
-            start = file.read(4)
-        if start == b"PK\x03\x04" or start[:1] == b"\x80":  # zip, or a pickle as it was before PyTorch 1.6
+            start = file.read(9)
+        # zip, or a pickle as it was before PyTorch 1.6; a safetensors file may begin alike, and has its header at byte 8
+        if start[8:] != b"{" and (start[:4] == b"PK\x03\x04" or start[:1] == b"\x80"):
             return _read_of_torch(path), {}
         return safetensors_file.read(path)
     except (safetensors_file.DamagedFile, OSError) as error:
@@ -84,6 +85,12 @@ def _read_of_torch(path: str) -> Dict[str, Tensor]:
         isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()
     ):
         raise CheckpointError("{}: expected a state dict, keys with tensors; save model.state_dict()".format(path))
+    for k, v in content.items():  # a view of one number can claim any shape
+        dense = v.layout == torch.strided and v.device.type == "cpu"
+        if not dense or v.numel() * v.element_size() > v.untyped_storage().nbytes():
+            raise CheckpointError(
+                "{}: {} {} is not stored number by number; save contiguous tensors".format(path, k, list(v.shape))
+            )
     if content and all(k.startswith("module.") for k in content):  # of DataParallel
         content = {k[len("module.") :]: v for k, v in content.items()}
     return dict(content)
@@ -183,7 +190,7 @@ def _detect(tensors: Dict[str, Tensor], metadata: Dict[str, str], path: str) -> 
     try:  # keys tell the rest
         stated_options = json.loads(metadata.get("options", "{}"))
         classes = json.loads(metadata.get("classes", "null"))
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise CheckpointError("{}: its metadata is damaged: {}".format(path, error))
     for option in ("mode", "half_resolution"):
         if isinstance(stated_options, dict) and option in stated_options:
@@ -194,7 +201,8 @@ def _detect(tensors: Dict[str, Tensor], metadata: Dict[str, str], path: str) -> 
         generation = 2 if "backbone.img_mean" in tensors else 1
         source = "published names, {} generation".format("second" if generation == 2 else "first")
     count = int(tensors["logits.conv.weight"].shape[0])
-    if classes is not None and (not isinstance(classes, list) or len(classes) != count):
+    named = isinstance(classes, list) and len(classes) == count and all(isinstance(c, str) for c in classes)
+    if classes is not None and not named:
         raise CheckpointError("{}: its metadata is damaged: expected {} class names".format(path, count))
     return CheckpointInfo(source, name, count, options, classes, metadata)
 
@@ -265,7 +273,6 @@ def save_checkpoint(model: SwiftNet, path: str, classes: Optional[Sequence[str]]
         "format": FORMAT,
         "model": model.name,
         "options": json.dumps(model.options),
-        "num_classes": str(model.num_classes),
         "preprocessing": PREPROCESSING,
     }
     if names is not None:
