@@ -1,4 +1,4 @@
-"""The command `swiftnet`: predict, evaluate, inspect, sample."""
+"""The command `swiftnet`: predict, evaluate, table, inspect, sample."""
 
 import json
 import sys
@@ -90,6 +90,11 @@ def _track(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
     return track(items, description=what, total=total, console=console, disable=not console.is_terminal)
 
 
+def _print_table(table: rich.table.Table) -> None:
+    """Fitted to a terminal; whole where output is piped, where rich would cut it at 80 columns."""
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 1000).print(table)
+
+
 @app.command()
 def predict(
     images: List[str] = typer.Argument(..., metavar="IMAGE...", help="Files, folders of pictures, or quoted globs."),
@@ -149,7 +154,7 @@ def evaluate(
     table = rich.table.Table("class", rich.table.Column("IoU %", justify="right"), box=None)
     for i, name in enumerate(names):
         table.add_row(name, "absent" if i in matrix.absent() else f"{iou[i]:.2f}")
-    Console(file=sys.stdout).print(table)
+    _print_table(table)
     if matrix.absent():
         typer.echo("absent classes are not in the mean: " + ", ".join(names[i] for i in matrix.absent()))
     mean = 100 * matrix.mean_iou()
@@ -164,6 +169,18 @@ def evaluate(
         with replacing(json_file) as temporary:
             temporary.write_text(json.dumps(figures, indent=2) + "\n")
     typer.echo(f"mIoU {mean:.2f}")
+
+
+@app.command("table")
+def print_sizes(output: str = typer.Option("text", "--format", help="text, markdown or json.")) -> None:
+    """Parameters and multiply-accumulates of every network, counted, beside the paper's figures; takes some seconds."""
+    try:
+        from .engine import table
+    except ModuleNotFoundError as error:  # torch.utils.flop_counter
+        raise UserError(f"table needs PyTorch 2.1 or later, this is {torch.__version__} ({error})")
+    if output not in table.FORMATS:
+        raise UserError(f"--format {output}: expected one of {', '.join(table.FORMATS)}")
+    typer.echo(table.FORMATS[output](table.rows()))
 
 
 @app.command()
