@@ -175,7 +175,7 @@ def evaluate(
     bins = DisparityBins(folder, edges, lambda i: _track(i, len(folder), "disparities")) if disparity else None
     also = None if bins is None else bins.update
     matrix = run_evaluation(model, folder, lambda indices: _track(indices, len(folder), "evaluating"), also)
-    if not matrix.counts.any():
+    if len(matrix.absent()) == model.num_classes:
         raise UserError(f"{data}: no labelled pixel in split {split!r}")
     iou, names = 100 * matrix.iou(), [c.name for c in classes_for(model.num_classes, model.classes)]
     table = rich.table.Table("class", rich.table.Column("IoU %", justify="right"), box=None)
