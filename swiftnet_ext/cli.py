@@ -1,10 +1,10 @@
-"""The command `swiftnet`: predict, evaluate, export, inspect, sample."""
+"""The command `swiftnet`: predict, evaluate, table, export, inspect, sample."""
 
 import json
 import re
 import sys
 from pathlib import Path
-from typing import Any, Iterable, List, Optional, Sequence
+from typing import Any, Dict, Iterable, List, Optional, Sequence
 
 try:
     import PIL
@@ -22,6 +22,7 @@ from . import __version__, load_checkpoint, use_backend
 from .data.classes import classes_for
 from .data.folder import DataError, SegmentationFolder
 from .data.images import ImageError, find_images, replacing, write_image
+from .engine.disparity import DisparityBins, check_edges
 from .engine.evaluate import evaluate as run_evaluation
 from .engine.predict import median_seconds
 from .engine.predict import predict as run_prediction
@@ -93,6 +94,30 @@ def _track(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
     return track(items, description=what, total=total, console=console, disable=not console.is_terminal)
 
 
+def _print_table(table: rich.table.Table) -> None:
+    """Fitted to a terminal; whole where output is piped, where rich would cut it at 80 columns."""
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 1000).print(table)
+
+
+def _edges(text: Optional[str]) -> List[float]:
+    try:
+        edges = [] if text is None else [float(edge) for edge in text.split(",")]
+        check_edges(edges)
+        return edges
+    except ValueError:
+        raise UserError(f"--disparity-bins {text}: expected increasing numbers from 0, at least two, e.g. 0,16,32,inf")
+
+
+def _print_disparity(records: List[Dict[str, Any]], measured: float) -> None:
+    right = [rich.table.Column(name, justify="right") for name in ("share %", "mIoU %")]
+    table = rich.table.Table("pixels by disparity", *right, "absent classes, not in the mean", box=None)
+    for r in records:
+        mean = "no pixels" if r["mIoU"] is None else f"{r['mIoU']:.2f}"
+        table.add_row(r["name"], f"{r['share']:.2f}", mean, ", ".join(r["absent"]) or "none")
+    _print_table(table)
+    typer.echo(f"{100 * measured:.2f} % of the labelled pixels have a disparity; the shares are of these")
+
+
 @app.command()
 def predict(
     images: List[str] = typer.Argument(..., metavar="IMAGE...", help="Files, folders of pictures, or quoted globs."),
@@ -139,34 +164,58 @@ def evaluate(
     order: str = ORDER,
     flip: bool = FLIP,
     json_file: Optional[Path] = typer.Option(None, "--json", help="Write the figures to this file as well."),
+    disparity: bool = typer.Option(False, "--disparity", help="Near and far pixels apart too, by NAMEdisparity/."),
+    disparity_bins: Optional[str] = typer.Option(
+        None, "--disparity-bins", help="Edges of further groups in pixels of disparity, e.g. 0,16,32,inf."
+    ),
 ) -> None:
     """Per-class IoU and mIoU, in percent, of a checkpoint on a labelled data set."""
+    edges, disparity = _edges(disparity_bins), disparity or disparity_bins is not None
     if json_file is not None:
         _make_folder(json_file.parent)
     model = _load(weights, device, backend, _factors(multi_scale, factors), order, flip)
-    folder = SegmentationFolder(str(data), split, model.num_classes)
-    matrix = run_evaluation(model, folder, lambda indices: _track(indices, len(folder), "evaluating"))
-    if not matrix.counts.any():
+    folder = SegmentationFolder(str(data), split, model.num_classes, disparity)
+    bins = DisparityBins(folder, edges, lambda i: _track(i, len(folder), "disparities")) if disparity else None
+    also = None if bins is None else bins.update
+    matrix = run_evaluation(model, folder, lambda indices: _track(indices, len(folder), "evaluating"), also)
+    if len(matrix.absent()) == model.num_classes:
         raise UserError(f"{data}: no labelled pixel in split {split!r}")
     iou, names = 100 * matrix.iou(), [c.name for c in classes_for(model.num_classes, model.classes)]
     table = rich.table.Table("class", rich.table.Column("IoU %", justify="right"), box=None)
     for i, name in enumerate(names):
         table.add_row(name, "absent" if i in matrix.absent() else f"{iou[i]:.2f}")
-    Console(file=sys.stdout).print(table)
+    _print_table(table)
     if matrix.absent():
         typer.echo("absent classes are not in the mean: " + ", ".join(names[i] for i in matrix.absent()))
+    records = [] if bins is None else bins.records(names)
+    if bins is not None:
+        _print_disparity(records, bins.measured)
     mean = 100 * matrix.mean_iou()
     if json_file is not None:
-        figures = {
+        figures: Dict[str, Any] = {
             "model": repr(model),
             "pictures": len(folder),
             "mIoU": mean,
             "IoU": {n: None if i in matrix.absent() else iou[i] for i, n in enumerate(names)},
             "confusion": matrix.counts.tolist(),
         }
+        if bins is not None:
+            figures["disparity"] = {"measured": 100 * bins.measured, "bins": records}
         with replacing(json_file) as temporary:
             temporary.write_text(json.dumps(figures, indent=2) + "\n")
     typer.echo(f"mIoU {mean:.2f}")
+
+
+@app.command("table")
+def print_sizes(output: str = typer.Option("text", "--format", help="text, markdown or json.")) -> None:
+    """Parameters and multiply-accumulates of every network, counted, beside the paper's figures; takes some seconds."""
+    try:
+        from .engine import table
+    except ModuleNotFoundError as error:  # torch.utils.flop_counter
+        raise UserError(f"table needs PyTorch 2.1 or later, this is {torch.__version__} ({error})")
+    if output not in table.FORMATS:
+        raise UserError(f"--format {output}: expected one of {', '.join(table.FORMATS)}")
+    typer.echo(table.FORMATS[output](table.rows()))
 
 
 @app.command()

@@ -191,6 +191,18 @@ class TestEvaluate:
         assert figures["mIoU"] == pytest.approx(mean) and figures["pictures"] == 2
         assert sum(map(sum, figures["confusion"])) == 2 * 96 * 128
 
+    def test_only_labels_make_a_data_set_unlabelled(self, root, tmp_path):
+        model = sx.load_checkpoint()
+        with torch.no_grad():
+            model.logits.conv.bias[0] = float("nan")
+        sx.save_checkpoint(model, str(tmp_path / "nan.safetensors"))
+        given = ("evaluate", "--data", root, "--split", "val", "--weights", tmp_path / "nan.safetensors")
+        assert swiftnet(*given).stdout.splitlines()[-1] == "mIoU 0.00"  # labelled, and all of it wrong
+        for path in (root / "valannot").iterdir():
+            write_image(path, np.full((96, 128), 255, np.uint8))
+        result = swiftnet(*given)
+        assert result.returncode == 2 and "no labelled pixel in split 'val'" in result.stderr
+
     def test_camvid_gives_the_documented_figure(self):
         if not (DATA / "camvid" / "val").is_dir():
             pytest.skip(f"no CamVid at {DATA}; SWIFTNET_DATA names another folder")

@@ -78,6 +78,22 @@ def read_labels(path: "os.PathLike[str] | str") -> np.ndarray:
         return _decoded(path, picture, picture.mode)
 
 
+def read_disparity(path: "os.PathLike[str] | str") -> np.ndarray:
+    """A disparity map as uint16 [H, W], in its file's values: 0 where nothing was measured, 256 · pixels + 1 elsewhere.
+
+    Raises:
+        ImageError: as read_image, or not a PNG of one 16-bit channel. Source: Cityscapes' disparity maps.
+    """
+    path = Path(path)
+    with _open(path) as picture:
+        if picture.format != "PNG" or picture.mode not in ("I;16", "I;16B", "I"):  # older Pillow: I
+            raise ImageError(
+                f"{path}: a disparity map is a PNG of one 16-bit channel, this is {picture.format} of mode "
+                f"{picture.mode}; store 256 times the disparity in pixels plus 1, and 0 where there is none"
+            )
+        return _decoded(path, picture, picture.mode).astype(np.uint16)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A file beside `path` to write to; it takes `path`'s place when the block ends without an error."""
