@@ -1,7 +1,6 @@
 """The command `swiftnet`: predict, evaluate, table, export, inspect, sample."""
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional, Sequence
@@ -216,35 +215,6 @@ def print_sizes(output: str = typer.Option("text", "--format", help="text, markd
     if output not in table.FORMATS:
         raise UserError(f"--format {output}: expected one of {', '.join(table.FORMATS)}")
     typer.echo(table.FORMATS[output](table.rows()))
-
-
-@app.command()
-def export(
-    out: Path = typer.Option(..., "--out", help="The .onnx file to write."),
-    size: Optional[str] = typer.Option(
-        None, "--size", help="WIDTHxHEIGHT of images; any, where the network allows it."
-    ),
-    output: str = typer.Option("labels", "--output", help="labels, probabilities or logits."),
-    batch: int = typer.Option(1, "--batch", min=1, help="Images at a time, where there is a size."),
-    weights: Optional[Path] = typer.Option(None, "--weights", help="A checkpoint; the shipped CamVid weights."),
-) -> None:
-    """Write a network as an ONNX file of standard operators: images [N, 3, H, W], float RGB 0..255, to labels."""
-    from .engine.export import export_onnx
-
-    pair = None
-    if size is not None:
-        match = re.fullmatch(r"(\d+)x(\d+)", size)
-        if match is None:
-            raise UserError(f"--size {size}: expected WIDTHxHEIGHT, e.g. 2048x1024")
-        pair = int(match[2]), int(match[1])
-    model = load_checkpoint(None if weights is None else str(weights))
-    _make_folder(out.parent)
-    try:
-        export_onnx(model, out, pair, output, batch)
-    except (ImportError, ValueError) as error:
-        raise UserError(str(error))
-    shape = "any size" if pair is None else [batch, *([] if output == "labels" else [model.num_classes]), *pair]
-    typer.echo(f"{output} {shape}: {out}")
 
 
 @app.command()
