@@ -4,12 +4,13 @@ import glob
 import os
 import re
 import warnings
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterable, Iterator, List
+from typing import Iterable, List
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .files import replacing
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "PPM", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".ppm", ".webp")
@@ -76,17 +77,6 @@ def read_labels(path: "os.PathLike[str] | str") -> np.ndarray:
                 f"{path}: a label map has one 8-bit channel, this has mode {picture.mode}; store class numbers"
             )
         return _decoded(path, picture, picture.mode)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write to; it takes `path`'s place when the block ends without an error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_image(path: "os.PathLike[str] | str", pixels: np.ndarray) -> None:
