@@ -33,7 +33,7 @@ class Logits(BNReLUConv):
         backbone = self._backbone[0] if backbone is None else backbone
         if backbone.half_resolution:
             height, width = images.shape[2:]
-            images = reference.resize(images, (-(-height // 2), -(-width // 2)), "bilinear")
+            images = reference.resize(images, ((height + 1) // 2, (width + 1) // 2), "bilinear")
         normalised = _normalised(images, backbone.img_mean, backbone.img_std)
         return super().forward(backbone.decode(backbone, normalised))
 
