@@ -42,11 +42,19 @@ def pictures(size, batch=1):
 
 
 def build(name, **options):
-    """Random weights, with the head's bias such that no class wins everywhere."""
-    model = randomise(sx.build_model(name, num_classes=11, **options))
-    if model.logits.conv.bias is not None:
-        with torch.no_grad():
-            model.logits.conv.bias -= model(pictures((64, 96))).mean((0, 2, 3))
+    """Random weights whose batch norms have seen scenes, so that deep maps vary over the image as a trained network's do;
+    the head's bias is such that no class wins everywhere."""
+    model = randomise(sx.build_model(name, num_classes=11, **options)).train()
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    scenes = pictures((128, 192), batch=3)
+    with torch.no_grad():
+        for norm in norms:
+            norm.momentum = 1.0
+        model(scenes)
+        for norm in norms:
+            norm.running_var.clamp_(min=0.1)  # a nearly constant map would be amplified with its rounding errors
+        if model.eval().logits.conv.bias is not None:
+            model.logits.conv.bias -= model(scenes).mean((0, 2, 3))
     return model
 
 
@@ -69,30 +77,32 @@ def assert_equal_labels(model, graph, images):
     assert labels.dtype == np.int32 and labels.shape == expected.shape
     assert len(np.unique(expected)) > 1
     np.testing.assert_allclose(logits, expected_logits, rtol=1e-4, atol=1e-4 * np.abs(expected_logits).max())
-    differing = int((labels != expected).sum())
-    assert differing <= 1e-4 * expected.size, f"{differing} of {expected.size} labels differ"
+    differing = labels != expected
+    second, first = np.sort(expected_logits, 1)[:, -2:].swapaxes(0, 1)
+    assert not (differing & (first - second > 1e-4 * np.abs(expected_logits).max())).any()
+    assert differing.sum() <= 1e-4 * expected.size, f"{differing.sum()} of {expected.size} labels differ"
 
 
 VARIANTS = [
-    ("swiftnet_rn18", dict(), (101, 67)),
-    ("swiftnet_rn34", dict(), (64, 96)),
-    ("swiftnet_mnv2", dict(), (101, 67)),
-    ("swiftnet_pyr_rn18", dict(), (101, 67)),
-    ("swiftnet_pyr_rn34", dict(), (64, 96)),
-    ("swiftnet_pyr_mnv2", dict(), (101, 67)),
-    ("swiftnet_rn18", dict(head="3x3"), (64, 96)),
-    ("swiftnet_rn18", dict(spp=False), (101, 67)),
-    ("swiftnet_mnv2", dict(spp=False, mode="nearest", half_resolution=True), (101, 67)),
-    ("swiftnet_mnv2", dict(half_resolution=True), (133, 171)),
-    ("swiftnet_mnv2", dict(blend="grouped"), (101, 67)),
-    ("swiftnet_mnv2", dict(blend="separable"), (101, 67)),
-    ("swiftnet_mnv2", dict(blend="inverted_residual"), (101, 67)),
-    ("swiftnet_mnv2", dict(blend="1x1"), (101, 67)),
+    ("swiftnet_rn18", dict(), (203, 135)),
+    ("swiftnet_rn34", dict(), (128, 192)),
+    ("swiftnet_mnv2", dict(), (203, 135)),
+    ("swiftnet_pyr_rn18", dict(), (203, 135)),
+    ("swiftnet_pyr_rn34", dict(), (128, 192)),
+    ("swiftnet_pyr_mnv2", dict(), (203, 135)),
+    ("swiftnet_rn18", dict(head="3x3"), (128, 192)),
+    ("swiftnet_rn18", dict(spp=False), (203, 135)),
+    ("swiftnet_mnv2", dict(spp=False, mode="nearest", half_resolution=True), (203, 135)),
+    ("swiftnet_mnv2", dict(half_resolution=True), (101, 67)),
+    ("swiftnet_mnv2", dict(blend="grouped"), (203, 135)),
+    ("swiftnet_mnv2", dict(blend="separable"), (203, 135)),
+    ("swiftnet_mnv2", dict(blend="inverted_residual"), (203, 135)),
+    ("swiftnet_mnv2", dict(blend="1x1"), (203, 135)),
     ("swiftnet_mnv2", dict(mode="nearest"), (288, 512)),  # its 14 columns of cells become 16, where Resize would be off
-    ("swiftnet_pyr_mnv2", dict(levels=2, mode="nearest"), (101, 67)),
-    ("swiftnet_pyr_mnv2", dict(generation=1, head="3x3"), (101, 67)),
-    ("swiftnet_pyr_mnv2", dict(generation=1, levels=2, half_resolution=True), (101, 67)),
-    ("swiftnet_pyr_rn18", dict(generation=1, levels=2, blend="grouped"), (64, 96)),
+    ("swiftnet_pyr_mnv2", dict(levels=2, mode="nearest"), (203, 135)),
+    ("swiftnet_pyr_mnv2", dict(generation=1, head="3x3"), (203, 135)),
+    ("swiftnet_pyr_mnv2", dict(generation=1, levels=2, half_resolution=True), (203, 135)),
+    ("swiftnet_pyr_rn18", dict(generation=1, levels=2, blend="grouped"), (128, 192)),
 ]
 
 
@@ -193,15 +203,15 @@ def test_probabilities_and_logits(output, tmp_path):
     "name, options",
     [
         ("swiftnet_rn18", dict(spp=False)),
-        ("swiftnet_mnv2", dict()),
-        ("swiftnet_mnv2", dict(mode="nearest", half_resolution=True)),
+        ("swiftnet_mnv2", dict(half_resolution=True)),
+        ("swiftnet_mnv2", dict(mode="nearest")),
     ],
     ids=str,
 )
 def test_any_size_and_batch_by_one_file(name, options, tmp_path):
     model = build(name, **options)
     export_onnx(model, tmp_path / "a.onnx", None, batch=None)
-    for size, batch in (((101, 67), 1), ((96, 160), 2), ((288, 512), 1)):
+    for size, batch in (((203, 135), 1), ((96, 160), 2), ((288, 512), 1)):
         graph = onnx.load(tmp_path / "a.onnx")
         assert {node.domain for node in graph.graph.node} == {""}
         assert_equal_labels(model, graph, pictures(size, batch))

@@ -114,7 +114,6 @@ def export_onnx(
         import onnx
     except ImportError:
         raise ImportError('export_onnx needs onnx: pip install "swiftnet_ext[export]"')
-    exported = Exportable(model, output, size is None)
     images = torch.zeros(batch or 1, 3, *(size or DYNAMIC_EXAMPLE))
     axes: Dict[int, str] = {} if batch else {0: "batch"}
     sides = {} if size else {2: "height", 3: "width"}
@@ -129,8 +128,7 @@ def export_onnx(
     file: Any = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad(), plain_pytorch():
         warnings.simplefilter("ignore")  # tracing warns of each size that becomes a constant, which is meant here
-        exported(images)
-        torch.onnx.export(exported, (images,), file, dynamic_axes=dynamic, **options)
+        torch.onnx.export(Exportable(model, output, size is None), (images,), file, dynamic_axes=dynamic, **options)
     result = _tidied(onnx.load_from_string(file.getvalue()), onnx)
     onnx.checker.check_model(result, full_check=True)
     described = {"model": repr(model), "swiftnet_ext": __version__, "preprocessing": PREPROCESSING}

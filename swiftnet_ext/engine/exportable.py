@@ -11,17 +11,9 @@ from ..models import SwiftNet
 from ..nn import SpatialPyramidPooling
 
 
-class _Constants:
-    """Tensors made of sizes, each once: those made before tracing are constants of the graph, not operators."""
-
-    def __init__(self) -> None:
-        self._made: Dict[Any, Tensor] = {}
-
-    def __call__(self, make: Callable[..., Tensor], *sizes: Any) -> Tensor:
-        key = (make, *map(int, sizes))
-        if key not in self._made:
-            self._made[key] = make(*key[1:])
-        return self._made[key]
+def _constant(make: Callable[..., Tensor], *sizes: Any) -> Tensor:
+    """A tensor that only known sizes determine; the exporter evaluates it, and the graph has it as a constant."""
+    return make(*map(int, sizes))
 
 
 def _in_graph(make: Callable[..., Tensor], *sizes: Any) -> Tensor:
@@ -49,7 +41,7 @@ class _PlainPooling(SpatialPyramidPooling):
     integer (14 cells to 32 columns, say) it takes the cell before.
     """
 
-    made: Any  # _Constants, or _in_graph for dynamic sizes
+    made: Any  # _constant, or _in_graph for dynamic sizes
 
     def pool(self, x: Tensor, grid: Tuple[int, int]) -> Tensor:
         height, width = x.shape[2:]
@@ -57,7 +49,7 @@ class _PlainPooling(SpatialPyramidPooling):
         if self.made is _in_graph:
             columns = torch.round(rows * torch.as_tensor(width) / height).clamp(min=1).long()
         elif height % rows == 0 and width % columns == 0:
-            return super().pool(x, grid)  # an AveragePool
+            return F.avg_pool2d(x, (int(height) // rows, int(width) // columns))
         by_rows, by_columns = self.made(_averages, height, rows), self.made(_averages, width, columns)
         return torch.matmul(torch.matmul(by_rows, x), by_columns.t())
 
@@ -76,20 +68,15 @@ def _halve_by_matrices(halve: Callable[..., Tensor]) -> Callable[..., Tensor]:
         unit = torch.eye(size, dtype=torch.float64).view(size, 1, size, 1)
         return halve(unit, smaller, 1).view(size, smaller).t().float()
 
-    made = _Constants()
-
     def by_matrices(images: Tensor, height: int, width: int) -> Tensor:
-        rows, columns = made(weights, images.shape[2], height), made(weights, images.shape[3], width)
+        rows, columns = _constant(weights, images.shape[2], height), _constant(weights, images.shape[3], width)
         return torch.matmul(torch.matmul(rows, images), columns.t())
 
     return by_matrices
 
 
 class Exportable(nn.Module):
-    """A copy of a network, fp32 in eval mode on the CPU, with the output that the file gives.
-
-    Run it once before it is traced: what only sizes determine is then a constant of the graph.
-    """
+    """A copy of a network, fp32 in eval mode on the CPU, with the output that the file gives."""
 
     def __init__(self, model: SwiftNet, output: str, dynamic: bool) -> None:
         super().__init__()
@@ -97,7 +84,7 @@ class Exportable(nn.Module):
         for module in self.model.modules():
             if isinstance(module, SpatialPyramidPooling):
                 pooling: Any = module
-                pooling.__class__, pooling.made = _PlainPooling, _in_graph if dynamic else _Constants()
+                pooling.__class__, pooling.made = _PlainPooling, _in_graph if dynamic else _constant
         if hasattr(self.model.backbone, "halve"):
             self.model.backbone.halve = _halve_by_matrices(self.model.backbone.halve)
 
