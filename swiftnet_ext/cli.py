@@ -1,9 +1,10 @@
 """The command `swiftnet`: predict, evaluate, table, export, inspect, sample."""
 
 import json
+import re
 import sys
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional, Sequence
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 try:
     import PIL
@@ -19,10 +20,12 @@ import torch
 
 from . import __version__, load_checkpoint, use_backend
 from .data.classes import classes_for
+from .data.files import replacing
 from .data.folder import DataError, SegmentationFolder
-from .data.images import ImageError, find_images, replacing, write_image
+from .data.images import ImageError, find_images, write_image
 from .engine.disparity import DisparityBins, check_edges
 from .engine.evaluate import evaluate as run_evaluation
+from .engine.export import export_onnx
 from .engine.predict import median_seconds
 from .engine.predict import predict as run_prediction
 from .models.checkpoint import CheckpointError, inspect_checkpoint
@@ -215,6 +218,37 @@ def print_sizes(output: str = typer.Option("text", "--format", help="text, markd
     if output not in table.FORMATS:
         raise UserError(f"--format {output}: expected one of {', '.join(table.FORMATS)}")
     typer.echo(table.FORMATS[output](table.rows()))
+
+
+def _size(text: str) -> Optional[Tuple[int, int]]:
+    """WIDTHxHEIGHT, as pictures' sizes are written, to (height, width); None for dynamic."""
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if not match and text != "dynamic":
+        raise UserError(f"--size {text}: expected WIDTHxHEIGHT in pixels, e.g. 480x360, or dynamic")
+    return (int(match[2]), int(match[1])) if match else None
+
+
+@app.command()
+def export(
+    out: Path = typer.Option(..., "--out", help="The file to write, .onnx."),
+    size: str = typer.Option(..., "--size", help="WIDTHxHEIGHT of the images, e.g. 480x360, or dynamic for any."),
+    weights: Optional[Path] = typer.Option(None, "--weights", help="A checkpoint; the shipped CamVid weights."),
+    output: str = typer.Option("labels", "--output", help="labels, probabilities or logits."),
+    batch: int = typer.Option(1, "--batch", help="Images a run; 0 for any number."),
+    opset: int = typer.Option(13, "--opset", help="ONNX's operator set, 13 to 17; TensorRT 8.0 takes 13."),
+) -> None:
+    """Write a network as an ONNX file, of standard operators only, for TensorRT or ONNX Runtime."""
+    if out.suffix.lower() != ".onnx":
+        raise UserError(f"{out}: expected a name that ends in .onnx")
+    sides = _size(size)
+    model = load_checkpoint(None if weights is None else str(weights))
+    _make_folder(out.parent)
+    try:
+        export_onnx(model, out, sides, output, batch or None, opset)
+    except (ImportError, ValueError) as error:
+        raise UserError(str(error))
+    megabytes = out.stat().st_size / 1e6
+    typer.echo(f"{out}: {model.name}, images {size} (width x height), {output}, opset {opset}, {megabytes:.1f} MB")
 
 
 @app.command()

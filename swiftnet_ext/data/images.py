@@ -4,12 +4,13 @@ import glob
 import os
 import re
 import warnings
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterable, Iterator, List
+from typing import Iterable, List
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .files import replacing
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "PPM", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".ppm", ".webp")
@@ -92,17 +93,6 @@ def read_disparity(path: "os.PathLike[str] | str") -> np.ndarray:
                 f"{picture.mode}; store 256 times the disparity in pixels plus 1, and 0 where there is none"
             )
         return _decoded(path, picture, picture.mode).astype(np.uint16)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write to; it takes `path`'s place when the block ends without an error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_image(path: "os.PathLike[str] | str", pixels: np.ndarray) -> None:

@@ -183,12 +183,16 @@ class SpatialPyramidPooling(nn.Module):
             return fused.pyramid(levels, fuse, x, grids, self.mode)
         maps = [x]
         for unit, grid in zip(levels, grids):
-            maps.append(reference.resize(unit(self.pool(x, grid)), size, self.mode))
+            maps.append(self.resize(unit(self.pool(x, grid)), size))
         return fuse(torch.cat(maps, 1))
 
     def pool(self, x: Tensor, grid: Tuple[int, int]) -> Tensor:
         """x averaged over the cells of a grid; cells overlap where a size is not divisible by the grid's."""
         return nn.functional.adaptive_avg_pool2d(x, grid)
+
+    def resize(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        """A level's map brought back to the size of the pyramid's input."""
+        return reference.resize(x, size, self.mode)
 
     def operators(self) -> str:
         """What runs it in eval mode."""
