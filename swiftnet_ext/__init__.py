@@ -3,13 +3,14 @@
 __version__ = "0.1.0"
 
 from . import nn, ops
-from .models import build_model, load_checkpoint, load_imagenet_encoder, save_checkpoint
+from .models import build_model, inspect_checkpoint, load_checkpoint, load_imagenet_encoder, save_checkpoint
 from .ops import BackendError, use_backend
 from .replace import replace_modules, restore_modules
 
 __all__ = [
     "BackendError",
     "build_model",
+    "inspect_checkpoint",
     "load_checkpoint",
     "load_imagenet_encoder",
     "nn",

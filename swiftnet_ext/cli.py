@@ -1,9 +1,10 @@
-"""The command `swiftnet`: predict, evaluate, sample."""
+"""The command `swiftnet`: predict, evaluate, table, export, inspect, sample."""
 
 import json
+import re
 import sys
 from pathlib import Path
-from typing import Any, Iterable, List, Optional
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 try:
     import PIL
@@ -19,35 +20,65 @@ import torch
 
 from . import __version__, load_checkpoint, use_backend
 from .data.classes import classes_for
+from .data.files import replacing
 from .data.folder import DataError, SegmentationFolder
-from .data.images import ImageError, find_images, replacing, write_image
+from .data.images import ImageError, find_images, write_image
+from .engine.disparity import DisparityBins, check_edges
 from .engine.evaluate import evaluate as run_evaluation
+from .engine.export import export_onnx
 from .engine.predict import median_seconds
 from .engine.predict import predict as run_prediction
-from .models.checkpoint import CheckpointError
+from .models.checkpoint import CheckpointError, inspect_checkpoint
+from .nn.multi_scale import SUPPLEMENT_FACTORS, Ensemble
 from .ops import BackendError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-WEIGHTS = typer.Option(None, "--weights", help="A .safetensors checkpoint; the shipped CamVid weights if left out.")
+WEIGHTS = typer.Option(
+    None, "--weights", help="A checkpoint; several, each with --weights, are an ensemble. The shipped CamVid weights."
+)
 DEVICE = typer.Option(None, "--device", help="cpu, cuda or cuda:N; a GPU where there is one if left out.")
 BACKEND = typer.Option("auto", "--backend", help="auto, reference, cpu, emulated or cuda.")
+MULTI_SCALE = typer.Option(False, "--multi-scale", help="Average over the image at the supplement's sizes.")
+FACTORS = typer.Option(None, "--factors", help="Of the image's size, instead of the supplement's, e.g. 0.5,0.75,1.")
+ORDER = typer.Option("softmax_then_resize", "--order", help="Of averaging: this, or resize_then_softmax.")
+FLIP = typer.Option(False, "--flip", help="Average over the mirrored image too.")
 
 
 class UserError(Exception):
     """What a user can mend: printed without a traceback, exit status 2."""
 
 
-def _load(weights: Optional[Path], device: Optional[str], backend: str) -> Any:
+def _factors(multi_scale: bool, factors: Optional[str]) -> Sequence[float]:
+    if factors is None:
+        return SUPPLEMENT_FACTORS if multi_scale else (1.0,)
+    try:
+        return [float(f) for f in factors.split(",")]
+    except ValueError:
+        raise UserError(f"--factors {factors}: expected numbers separated by commas, e.g. 0.5,0.75,1")
+
+
+def _load(
+    weights: Optional[List[Path]], device: Optional[str], backend: str, factors: Sequence[float], order: str, flip: bool
+) -> Any:
+    """The network of a checkpoint; of several, or of several scales, their average."""
     try:
         use_backend(backend)
     except ValueError as error:
         raise UserError(str(error))
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    models = [load_checkpoint(path) for path in (map(str, weights) if weights else [None])]
+    for loaded in models if weights else ():
+        typer.echo(loaded.loaded_from, err=True)
+    try:
+        averaged = Ensemble(models, factors, order, flip)
+    except ValueError as error:
+        raise UserError(str(error))
+    model = averaged if len(models) > 1 or tuple(factors) != (1.0,) or flip else models[0]
     try:
         if torch.device(name).type not in ("cpu", "cuda"):
             raise UserError(f"--device {name}: expected cpu, cuda or cuda:N")
-        return load_checkpoint(None if weights is None else str(weights)).to(torch.device(name))
+        return model.eval().to(torch.device(name))
     except (RuntimeError, AssertionError) as error:  # an unknown device, or a PyTorch without CUDA
         raise UserError(f"--device {name}: {error}")
 
@@ -65,13 +96,41 @@ def _track(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
     return track(items, description=what, total=total, console=console, disable=not console.is_terminal)
 
 
+def _print_table(table: rich.table.Table) -> None:
+    """Fitted to a terminal; whole where output is piped, where rich would cut it at 80 columns."""
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 1000).print(table)
+
+
+def _edges(text: Optional[str]) -> List[float]:
+    try:
+        edges = [] if text is None else [float(edge) for edge in text.split(",")]
+        check_edges(edges)
+        return edges
+    except ValueError:
+        raise UserError(f"--disparity-bins {text}: expected increasing numbers from 0, at least two, e.g. 0,16,32,inf")
+
+
+def _print_disparity(records: List[Dict[str, Any]], measured: float) -> None:
+    right = [rich.table.Column(name, justify="right") for name in ("share %", "mIoU %")]
+    table = rich.table.Table("pixels by disparity", *right, "absent classes, not in the mean", box=None)
+    for r in records:
+        mean = "no pixels" if r["mIoU"] is None else f"{r['mIoU']:.2f}"
+        table.add_row(r["name"], f"{r['share']:.2f}", mean, ", ".join(r["absent"]) or "none")
+    _print_table(table)
+    typer.echo(f"{100 * measured:.2f} % of the labelled pixels have a disparity; the shares are of these")
+
+
 @app.command()
 def predict(
     images: List[str] = typer.Argument(..., metavar="IMAGE...", help="Files, folders of pictures, or quoted globs."),
-    weights: Optional[Path] = WEIGHTS,
+    weights: Optional[List[Path]] = WEIGHTS,
     out: Path = typer.Option(Path("swiftnet_out"), "--out", help="The folder for the results."),
     device: Optional[str] = DEVICE,
     backend: str = BACKEND,
+    multi_scale: bool = MULTI_SCALE,
+    factors: Optional[str] = FACTORS,
+    order: str = ORDER,
+    flip: bool = FLIP,
 ) -> None:
     """Segment pictures: writes STEM_labels.png (class numbers), STEM_overlay.png and legend.png.
 
@@ -80,7 +139,7 @@ def predict(
     """
     sources = find_images(images)
     _make_folder(out)
-    model = _load(weights, device, backend)
+    model = _load(weights, device, backend, _factors(multi_scale, factors), order, flip)
     outcomes = list(_track(run_prediction(model, sources, out), len(sources), "segmenting"))
     failed = [o for o in outcomes if o.error is not None]
     for outcome in failed:
@@ -99,38 +158,106 @@ def evaluate(
         ..., "--data", help="The data set's folder: NAME/ with pictures, NAMEannot/ with labels."
     ),
     split: str = typer.Option(..., "--split", help="NAME, e.g. val."),
-    weights: Optional[Path] = WEIGHTS,
+    weights: Optional[List[Path]] = WEIGHTS,
     device: Optional[str] = DEVICE,
     backend: str = BACKEND,
+    multi_scale: bool = MULTI_SCALE,
+    factors: Optional[str] = FACTORS,
+    order: str = ORDER,
+    flip: bool = FLIP,
     json_file: Optional[Path] = typer.Option(None, "--json", help="Write the figures to this file as well."),
+    disparity: bool = typer.Option(False, "--disparity", help="Near and far pixels apart too, by NAMEdisparity/."),
+    disparity_bins: Optional[str] = typer.Option(
+        None, "--disparity-bins", help="Edges of further groups in pixels of disparity, e.g. 0,16,32,inf."
+    ),
 ) -> None:
     """Per-class IoU and mIoU, in percent, of a checkpoint on a labelled data set."""
+    edges, disparity = _edges(disparity_bins), disparity or disparity_bins is not None
     if json_file is not None:
         _make_folder(json_file.parent)
-    model = _load(weights, device, backend)
-    folder = SegmentationFolder(str(data), split, model.num_classes)
-    matrix = run_evaluation(model, folder, lambda indices: _track(indices, len(folder), "evaluating"))
-    if not matrix.counts.any():
+    model = _load(weights, device, backend, _factors(multi_scale, factors), order, flip)
+    folder = SegmentationFolder(str(data), split, model.num_classes, disparity)
+    bins = DisparityBins(folder, edges, lambda i: _track(i, len(folder), "disparities")) if disparity else None
+    also = None if bins is None else bins.update
+    matrix = run_evaluation(model, folder, lambda indices: _track(indices, len(folder), "evaluating"), also)
+    if len(matrix.absent()) == model.num_classes:
         raise UserError(f"{data}: no labelled pixel in split {split!r}")
-    iou, names = 100 * matrix.iou(), [c.name for c in classes_for(model.num_classes)]
+    iou, names = 100 * matrix.iou(), [c.name for c in classes_for(model.num_classes, model.classes)]
     table = rich.table.Table("class", rich.table.Column("IoU %", justify="right"), box=None)
     for i, name in enumerate(names):
         table.add_row(name, "absent" if i in matrix.absent() else f"{iou[i]:.2f}")
-    Console(file=sys.stdout).print(table)
+    _print_table(table)
     if matrix.absent():
         typer.echo("absent classes are not in the mean: " + ", ".join(names[i] for i in matrix.absent()))
+    records = [] if bins is None else bins.records(names)
+    if bins is not None:
+        _print_disparity(records, bins.measured)
     mean = 100 * matrix.mean_iou()
     if json_file is not None:
-        figures = {
+        figures: Dict[str, Any] = {
             "model": repr(model),
             "pictures": len(folder),
             "mIoU": mean,
             "IoU": {n: None if i in matrix.absent() else iou[i] for i, n in enumerate(names)},
             "confusion": matrix.counts.tolist(),
         }
+        if bins is not None:
+            figures["disparity"] = {"measured": 100 * bins.measured, "bins": records}
         with replacing(json_file) as temporary:
             temporary.write_text(json.dumps(figures, indent=2) + "\n")
     typer.echo(f"mIoU {mean:.2f}")
+
+
+@app.command("table")
+def print_sizes(output: str = typer.Option("text", "--format", help="text, markdown or json.")) -> None:
+    """Parameters and multiply-accumulates of every network, counted, beside the paper's figures; takes some seconds."""
+    try:
+        from .engine import table
+    except ModuleNotFoundError as error:  # torch.utils.flop_counter
+        raise UserError(f"table needs PyTorch 2.1 or later, this is {torch.__version__} ({error})")
+    if output not in table.FORMATS:
+        raise UserError(f"--format {output}: expected one of {', '.join(table.FORMATS)}")
+    typer.echo(table.FORMATS[output](table.rows()))
+
+
+def _size(text: str) -> Optional[Tuple[int, int]]:
+    """WIDTHxHEIGHT, as pictures' sizes are written, to (height, width); None for dynamic."""
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if not match and text != "dynamic":
+        raise UserError(f"--size {text}: expected WIDTHxHEIGHT in pixels, e.g. 480x360, or dynamic")
+    return (int(match[2]), int(match[1])) if match else None
+
+
+@app.command()
+def export(
+    out: Path = typer.Option(..., "--out", help="The file to write, .onnx."),
+    size: str = typer.Option(..., "--size", help="WIDTHxHEIGHT of the images, e.g. 480x360, or dynamic for any."),
+    weights: Optional[Path] = typer.Option(None, "--weights", help="A checkpoint; the shipped CamVid weights."),
+    output: str = typer.Option("labels", "--output", help="labels, probabilities or logits."),
+    batch: int = typer.Option(1, "--batch", help="Images a run; 0 for any number."),
+    opset: int = typer.Option(13, "--opset", help="ONNX's operator set, 13 to 17; TensorRT 8.0 takes 13."),
+) -> None:
+    """Write a network as an ONNX file, of standard operators only, for TensorRT or ONNX Runtime."""
+    if out.suffix.lower() != ".onnx":
+        raise UserError(f"{out}: expected a name that ends in .onnx")
+    sides = _size(size)
+    model = load_checkpoint(None if weights is None else str(weights))
+    _make_folder(out.parent)
+    try:
+        export_onnx(model, out, sides, output, batch or None, opset)
+    except (ImportError, ValueError) as error:
+        raise UserError(str(error))
+    megabytes = out.stat().st_size / 1e6
+    typer.echo(f"{out}: {model.name}, images {size} (width x height), {output}, opset {opset}, {megabytes:.1f} MB")
+
+
+@app.command()
+def inspect(weights: Path = typer.Argument(..., help="A checkpoint.")) -> None:
+    """Say what a checkpoint holds: who wrote it, the network, its options."""
+    info = inspect_checkpoint(str(weights))
+    typer.echo(str(info))
+    for key, value in sorted(info.metadata.items()):
+        typer.echo(f"  {key}: {value}")
 
 
 @app.command()

@@ -8,6 +8,8 @@ from typing import Any, Dict, List
 import torch
 
 from . import __version__, _native
+from .nn import SpatialPyramidPooling, UpsampleBlend
+from .nn.layers import BLENDS
 from .ops import OPERATORS, current_backend
 from .ops.backend import resolve
 
@@ -34,6 +36,22 @@ def _would_run(device: torch.device, dtype: torch.dtype) -> Dict[str, str]:
     return {"runs": "reference", "reason": reason or "asked for"}
 
 
+def _modules() -> Dict[str, str]:
+    """The operators that each part of a network runs in eval mode, and what stays plain PyTorch."""
+    parts = {
+        "encoder": "no operator: plain PyTorch",
+        "spatial pyramid pooling": SpatialPyramidPooling(8, 8).operators(),
+    }
+    for name, skip_channels in (("upsampling", 8), ("pyramid upsampling", None)):
+        for blend in BLENDS:
+            module = UpsampleBlend(8, skip_channels, blend=blend)
+            parts["{}, {}".format(name, blend)] = module.operators()
+    parts["pyramid laterals, generation 1"] = "conv3x3"
+    parts["pyramid laterals, generation 2"] = "no operator: lateral_add's projection starts with a ReLU"
+    parts["head, 1x1"], parts["head, 3x3"] = "lateral_add", "conv3x3"
+    return parts
+
+
 def collect() -> Dict[str, Any]:
     """Versions, the build, and for each device, operator and dtype what would run and why."""
     module, reason = _native.native()
@@ -49,6 +67,7 @@ def collect() -> Dict[str, Any]:
         "built_with_cuda": build.get("cuda_version", ""),
         "built_for_architectures": build.get("cuda_archs", "").split(),
         "no_kernels_reason": build.get("no_cuda_reason", ""),
+        "modules": _modules(),
         "backend": backend,
         "strict": strict,
         "devices": [
@@ -83,6 +102,8 @@ def _text(info: Dict[str, Any]) -> str:
             for dtype, run in dtypes.items():
                 reason = ": " + run["reason"] if run["reason"] else ""
                 lines.append("  {:<22}{:<10}{}{}".format(op, dtype, run["runs"], reason))
+    lines += ["", "operators in a network in eval mode"]
+    lines += ["  {:<38}{}".format(part, operators) for part, operators in info["modules"].items()]
     return "\n".join(lines)
 
 

@@ -36,9 +36,11 @@ class _Blend(_Replaced):
         fits = _is_call_of(2, args, kwargs) and fixed in (None, tuple(args[1].shape[2:]))
         if getattr(self, "detach_skip", False) and torch.is_grad_enabled():
             fits = False  # where the gradient ends is the module's own business
-        fits = fits and _uses_skip(self) and self.upsampling_method == method and fused.can_fuse(3, self.blend_conv)
+        fits = fits and _uses_skip(self) and self.upsampling_method == method
         bottleneck = getattr(self, "bottleneck", None)
-        if not fits or not (bottleneck is None or fused.can_fuse(1, bottleneck)):
+        # a projection carries the resizing and the sum: the blend after it may run by itself
+        size, unit = (3, self.blend_conv) if bottleneck is None else (1, bottleneck)
+        if not fits or not fused.can_fuse(size, unit):
             return super().forward(*args, **kwargs)  # type: ignore[misc]
         return _run_blend(self, mode, *args)
 
@@ -57,9 +59,7 @@ class _Pyramid(_Replaced):
 
 
 def _run_blend(module: Any, mode: str, x: Tensor, skip: Tensor) -> Tensor:
-    bottleneck = getattr(module, "bottleneck", None)
-    lateral = skip if bottleneck is None else fused.unit_1x1(bottleneck, skip)
-    return fused.blend(module.blend_conv, x, lateral, mode)
+    return fused.upsample_blend(getattr(module, "bottleneck", None), module.blend_conv, x, skip, mode)
 
 
 def _run_pyramid(module: Any, mode: str, x: Tensor) -> Tensor:
@@ -69,7 +69,10 @@ def _run_pyramid(module: Any, mode: str, x: Tensor) -> Tensor:
 
 
 _RUN = {_Blend: _run_blend, _Pyramid: _run_pyramid}  # type: Dict[Any, Callable[..., Tensor]]
-_OPERATORS = {_Blend: "lateral_add, upsample_add_conv3x3", _Pyramid: "lateral_add, spatial_pyramid_pool"}
+_OPERATORS = {
+    _Blend: lambda m: fused.blend_operators(getattr(m, "bottleneck", None), m.blend_conv),
+    _Pyramid: SpatialPyramidPooling.operators,
+}  # type: Dict[Any, Callable[[Any], str]]
 
 
 @functools.lru_cache(maxsize=None)
@@ -144,8 +147,10 @@ def _differs(module: Any, front: type, plan: Any) -> str:
             if front is _Pyramid:
                 maps = [draw(1, trial.spp[0].conv.in_channels, height, width)]
             else:
-                channels = trial.blend_conv.conv.in_channels
-                lateral = trial.bottleneck.conv.in_channels if "bottleneck" in trial._modules else channels
+                if "bottleneck" in trial._modules:
+                    lateral, channels = trial.bottleneck.conv.in_channels, trial.bottleneck.conv.out_channels
+                else:
+                    lateral = channels = trial.blend_conv.conv.in_channels
                 maps = [draw(1, channels, 4, 5), draw(1, lateral, height, width)]
             expected = trial(*maps)
             same = torch.allclose(_RUN[front](trial, mode, *maps), expected)
@@ -161,9 +166,10 @@ def _put_in_front(module: Any, front: Any, plan: Any) -> None:
 
 
 def _blend_plan(module: Any) -> Tuple[Any, str]:
-    misfit = fused.misfit("blend_conv", module.blend_conv, 3)
-    if not misfit and "bottleneck" in module._modules:
+    if "bottleneck" in module._modules:  # a blend that fits no operator runs by itself, on the operator's sum
         misfit = fused.misfit("bottleneck", module.bottleneck, 1)
+    else:
+        misfit = fused.misfit("blend_conv", module.blend_conv, 3)
     if not misfit and not _uses_skip(module):
         misfit = "nothing is added to the resized map (use_skip is off)"
     if not misfit and not callable(getattr(module, "upsampling_method", None)):
@@ -286,8 +292,9 @@ def replace_modules(
         raise TypeError("replace_modules: model: expected an nn.Module, got {}".format(type(model).__name__))
     entries, changes = [], []
     for path, module in model.named_modules():
-        if isinstance(module, (UpsampleBlend, SpatialPyramidPooling)):
-            front, plan, misfit = None, None, "it is swiftnet_ext's own module, and runs the operators already"
+        own = isinstance(module, (UpsampleBlend, SpatialPyramidPooling))
+        if own:
+            front, plan, misfit = None, None, "it is swiftnet_ext's own, and runs " + module.operators()
         elif isinstance(module, _Replaced):
             front, plan, misfit = _parts_of(type(module))[1], getattr(module, _PLAN), ""
         else:
@@ -296,8 +303,7 @@ def replace_modules(
                 continue
         if filter_fn is not None and not filter_fn(path, module):
             continue
-        operators = "" if front is None else _OPERATORS[front]
-        own = isinstance(module, (UpsampleBlend, SpatialPyramidPooling))
+        operators = "" if misfit else _OPERATORS[front](module)
         entries.append(ReplaceEntry(path, type(module).__name__, not misfit, operators, misfit, own))
         if not misfit and not isinstance(module, _Replaced):
             changes.append((module, front, plan))

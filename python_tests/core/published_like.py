@@ -146,10 +146,120 @@ class ResNet18Backbone(nn.Module):
 
 
 class PublishedSingleScale(nn.Module):
-    def __init__(self, classes=19, resize=bilinear):
+    def __init__(self, classes=19, resize=bilinear, generation=2):
         super().__init__()
         self.backbone = ResNet18Backbone(resize)
-        self.logits = Unit(128, classes, 1, bias=True)
+        self.logits = Unit(128, classes, 1, bias=True) if generation == 2 else Unit(128, classes, 3)
+
+    def forward(self, images):
+        return bilinear(self.logits(self.backbone.run(images)), images.shape[2:4])
+
+
+class LeveledBlock(nn.Module):
+    """A residual block with a batch norm for each level of the pyramid."""
+
+    def __init__(self, inputs, channels, stride, levels):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.ModuleList([nn.BatchNorm2d(channels) for _ in range(levels)])
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.ModuleList([nn.BatchNorm2d(channels) for _ in range(levels)])
+        if stride > 1:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
+
+    def forward(self, x, level):
+        y = self.bn2[level](self.conv2(F.relu(self.bn1[level](self.conv1(x)))))
+        return y + (self.downsample(x) if hasattr(self, "downsample") else x)
+
+
+class PyramidBackbone(nn.Module):
+    """Second generation: a batch norm for each level, plain 1x1 laterals, bicubic halves. First generation: shared batch
+    norms, BN-ReLU-3x3 laterals, antialiased halves, no normalisation inside."""
+
+    def __init__(self, levels, generation, resize=bilinear):
+        super().__init__()
+        self.levels, self.generation = levels, generation
+        if generation == 2:
+            self.register_buffer("img_mean", torch.tensor([123.675, 116.28, 103.53]).view(1, 3, 1, 1))
+            self.register_buffer("img_std", torch.tensor([58.395, 57.12, 57.375]).view(1, 3, 1, 1))
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64) if generation == 1 else nn.ModuleList([nn.BatchNorm2d(64) for _ in range(levels)])
+        inputs = 64
+        for i, channels in enumerate((64, 128, 256, 512)):
+            blocks = nn.Sequential()
+            for j, stride in enumerate((1 + (i > 0), 1)):
+                arguments = (inputs if j == 0 else channels, channels, stride)
+                one = ResidualBlock(*arguments) if generation == 1 else LeveledBlock(*arguments, levels)
+                blocks.add_module(str(j), one)
+            setattr(self, "layer%d" % (i + 1), blocks)
+            inputs = channels
+        channels = (512, 256, 128, 64)
+        if generation == 1:
+            laterals = [Unit(c, 128, 3) for c in channels]
+        else:
+            laterals = [nn.Conv2d(c, 128, 1, bias=False) for c in channels]
+        self.upsample_bottlenecks = nn.ModuleList(laterals)
+        self.upsample_blends = nn.ModuleList([PyramidBlend(128, resize) for _ in range(levels + 2)])
+
+    def taps(self, x, level):
+        first = self.generation == 1
+        norm = self.bn1 if first else self.bn1[level]
+        x = F.max_pool2d(F.relu(norm(self.conv1(x))), 3, 2, 1)
+        for i in range(1, 5):
+            for block in getattr(self, "layer%d" % i):
+                total = block(x) if first else block(x, level)
+                x = F.relu(total)
+            yield total
+
+    def run(self, images):
+        if self.generation == 1:
+            mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+            images = (images / 255 - mean.to(images)[:, None, None]) / std.to(images)[:, None, None]
+        else:
+            images = (images - self.img_mean) / self.img_std
+        by_stride = {}
+        for level in range(self.levels):
+            scaled = images if level == 0 else self.halved(images, 2**level)
+            for i, tap in enumerate(self.taps(scaled, level)):
+                by_stride.setdefault(4 * 2 ** (i + level), []).append(self.upsample_bottlenecks[3 - i](tap))
+        strides = sorted(by_stride, reverse=True)
+        x = by_stride[strides[0]][0]
+        for blend, stride in zip(self.upsample_blends, strides[1:]):
+            x = blend(x, sum(by_stride[stride]))
+        return x
+
+    def halved(self, images, divisor):
+        size = tuple(-(-n // divisor) for n in images.shape[2:])
+        if self.generation == 2:
+            return F.interpolate(images, size=size, mode="bicubic", align_corners=False)
+        return torch.stack([torch.stack([pillow_bicubic(plane, size) for plane in image]) for image in images])
+
+
+def pillow_bicubic(plane, size):
+    """Bicubic resizing of one plane [H, W] as Pillow does it, by loops."""
+
+    def cubic(x):
+        x = abs(x)
+        return (1.5 * x - 2.5) * x * x + 1 if x < 1 else ((-0.5 * x + 2.5) * x - 4) * x + 2 if x < 2 else 0.0
+
+    def along_rows(plane, count):
+        ratio, rows = plane.shape[0] / count, []
+        for i in range(count):
+            centre = (i + 0.5) * ratio
+            weights = [cubic((j + 0.5 - centre) / ratio) for j in range(plane.shape[0])]
+            rows.append(sum(w * plane[j] for j, w in enumerate(weights) if w) / sum(weights))
+        return torch.stack(rows)
+
+    return along_rows(along_rows(plane, size[0]).t(), size[1]).t()
+
+
+class PublishedPyramid(nn.Module):
+    def __init__(self, classes=19, levels=3, generation=2, resize=bilinear):
+        super().__init__()
+        self.backbone = PyramidBackbone(levels, generation, resize)
+        self.logits = Unit(128, classes, 1, bias=True) if generation == 2 else Unit(128, classes, 3)
 
     def forward(self, images):
         return bilinear(self.logits(self.backbone.run(images)), images.shape[2:4])
@@ -164,6 +274,10 @@ def randomise(model, seed=0):
         elif value.dim() == 4 and not name.endswith(("img_mean", "img_std")):
             value.copy_(torch.randn(value.shape, generator=generator) / value[0].numel() ** 0.5)
         elif value.is_floating_point() and value.dim() == 1:
-            offset = 1.0 if name.endswith(("norm.weight", "bn1.weight", "bn2.weight", "1.weight")) else 0.0
+            offset = (
+                1.0
+                if name.endswith(("norm.weight", "bn1.weight", "bn2.weight", "0.weight", "1.weight", "2.weight"))
+                else 0.0
+            )
             value.copy_(offset + 0.2 * torch.randn(value.shape, generator=generator))
     return model.eval()

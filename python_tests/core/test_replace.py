@@ -158,7 +158,7 @@ def doubling(x, size):
 
 
 REFUSED = {
-    "blend_conv has children conv, norm, relu": lambda: changed(Blend(6, 4), "blend_conv", ConvFirst()),
+    "blend_conv has children conv, norm, relu": lambda: changed(PyramidBlend(6), "blend_conv", ConvFirst()),
     "its own forward computes something else": lambda: Doubled(6),
     "its own forward computes .*": lambda: DoubledWithOwnResizing(6),
     "own forward computes something": lambda: DoubledConstantSize(6, 4, nearest_to((128, 256))),
@@ -166,16 +166,16 @@ REFUSED = {
     "its levels have biases": lambda: changed(Pyramid(7, 12), "spp.spp1", Unit(12, 4, 1, bias=True)),
     "its own forward computes something": lambda: changed(Blend(6, 4), "blend_conv", DoubledUnit(6, 6, 3)),
     "neither bilinear .* nor nearest": lambda: Blend(6, 4, doubling),
-    "blend_conv.conv is Separable, not nn.Conv2d": lambda: changed(Blend(6, 4), "blend_conv.conv", Separable()),
+    "blend_conv.conv is Separable, not nn.Conv2d": lambda: changed(PyramidBlend(6), "blend_conv.conv", Separable()),
     "blend_conv.conv has groups 2": lambda: changed(
-        Blend(6, 4), "blend_conv.conv", nn.Conv2d(6, 6, 3, padding=1, groups=2)
+        PyramidBlend(6), "blend_conv.conv", nn.Conv2d(6, 6, 3, padding=1, groups=2)
     ),
-    r"blend_conv.conv has kernel_size \(1, 1\)": lambda: changed(Blend(6, 4), "blend_conv", Unit(6, 6, 1)),
-    "blend_conv.norm is GroupNorm": lambda: changed(Blend(6, 4), "blend_conv.norm", nn.GroupNorm(2, 6)),
+    r"blend_conv.conv has kernel_size \(1, 1\)": lambda: changed(PyramidBlend(6), "blend_conv", Unit(6, 6, 1)),
+    "blend_conv.norm is GroupNorm": lambda: changed(PyramidBlend(6), "blend_conv.norm", nn.GroupNorm(2, 6)),
     "keeps no running statistics": lambda: changed(
         Blend(6, 4), "bottleneck.norm", nn.BatchNorm2d(4, track_running_stats=False)
     ),
-    "blend_conv.relu is ReLU6": lambda: changed(Blend(6, 4), "blend_conv.relu", nn.ReLU6()),
+    "blend_conv.relu is ReLU6": lambda: changed(PyramidBlend(6), "blend_conv.relu", nn.ReLU6()),
     "bottleneck has children": lambda: changed(Blend(6, 4), "bottleneck", nn.Conv2d(4, 6, 1)),
     "neither bilinear": lambda: Blend(6, 4, lambda x, size: nn.functional.interpolate(x, size=size, mode="bicubic")),
     "could not be tried: RuntimeError: no": lambda: Blend(
@@ -187,6 +187,44 @@ REFUSED = {
     "levels differ in shape": lambda: changed(Pyramid(7, 12), "spp.spp1", Unit(12, 5, 1)),
     "2 grids for 3 levels": lambda: changed(Pyramid(7, 12), "grids", (8, 4)),
 }
+
+
+# what stands in for the 3×3 after a projection that fits: (module, why it runs by itself)
+PARTLY = {
+    "grouped": (
+        lambda: changed(Blend(6, 4), "blend_conv.conv", nn.Conv2d(6, 6, 3, padding=1, groups=2)),
+        "lateral_add; the rest in plain PyTorch: blend_conv.conv has groups 2, the operator 1",
+    ),
+    "separable": (
+        lambda: changed(Blend(6, 4), "blend_conv.conv", Separable()),
+        "lateral_add; the rest in plain PyTorch: blend_conv.conv is Separable, not nn.Conv2d",
+    ),
+    "1x1": (
+        lambda: changed(Blend(6, 4), "blend_conv", Unit(6, 6, 1)),
+        "lateral_add; the rest in plain PyTorch: blend_conv.conv has kernel_size (1, 1), the operator (3, 3)",
+    ),
+    "another order": (
+        lambda: changed(Blend(6, 4), "blend_conv", ConvFirst()),
+        "lateral_add; the rest in plain PyTorch: blend_conv has children conv, norm, relu, expected norm, relu, conv",
+    ),
+    "group norm": (
+        lambda: changed(Blend(6, 4), "blend_conv.norm", nn.GroupNorm(2, 6)),
+        "lateral_add; the rest in plain PyTorch: blend_conv.norm is GroupNorm, not nn.BatchNorm2d",
+    ),
+}
+
+
+@pytest.mark.parametrize("resize", [bilinear, nearest])
+@pytest.mark.parametrize("name", sorted(PARTLY))
+def test_a_projection_that_fits_is_replaced_whatever_blends_after_it(name, resize, backend, device):
+    make, operators = PARTLY[name]
+    ours, plain = randomise(make()).to(device), randomise(make()).to(device)
+    ours.upsampling_method = plain.upsampling_method = resize
+    (entry,) = sx.replace_modules(ours, require_all=True).entries
+    assert entry.operators == operators
+    inputs = [m.to(device) for m in maps((1, 6, 4, 5), (1, 4, 8, 11))]
+    with torch.no_grad():
+        close(ours(*inputs), plain(*inputs))
 
 
 @pytest.mark.parametrize("reason", sorted(REFUSED))
@@ -201,7 +239,7 @@ def test_what_does_not_fit_is_refused_with_its_reason(reason):
 
 
 def test_nothing_is_changed_where_require_all_is_not_met():
-    model = nn.ModuleList([PyramidBlend(4), changed(Blend(6, 4), "blend_conv.relu", nn.ReLU6())])
+    model = nn.ModuleList([PyramidBlend(4), changed(PyramidBlend(6), "blend_conv.relu", nn.ReLU6())])
     with pytest.raises(ValueError, match="nothing was changed"):
         sx.replace_modules(model, require_all=True)
     assert type(model[0]) is PyramidBlend
@@ -359,7 +397,7 @@ def test_filter_and_report():
     shared = PyramidBlend(4)
     assert len(sx.replace_modules(nn.ModuleList([shared, shared])).replaced) == 1
     own = sx.replace_modules(sx.build_model("swiftnet_mnv2"))
-    assert not own.replaced and all("own module" in e.reason for e in own.refused)
+    assert not own.replaced and all("swiftnet_ext's own" in e.reason for e in own.refused)
     sx.replace_modules(sx.build_model("swiftnet_mnv2"), require_all=True)  # nothing is left to replace
     root = PyramidBlend(4)
     assert sx.replace_modules(root).replaced[0].path == "" and "(the model)" in str(sx.replace_modules(root))

@@ -58,3 +58,15 @@ def test_loads_coalesce_in_both_layouts(memory_format, launches):
     weights = 9 * 16 * 16 * tiles  # at worst a sector for each
     assert run["distinct_sectors_read"] <= sectors(*x.shape) + sectors(*weight.shape) + 1
     assert run["sectors_read"] <= 2 * sectors(tiles * slices, 8, 10, 34) + weights
+
+
+def test_a_lighter_blend_gets_its_activated_input_in_one_pass(launches):
+    """Projection, resizing, sum, batch norm and ReLU of a grouped blend: the maps are read and its input written once."""
+    blend = sx.nn.UpsampleBlend(32, 16, blend="grouped").eval()
+    x, tap = torch.randn(1, 32, 8, 16), torch.randn(1, 16, 16, 32)
+    with torch.no_grad():
+        (run,) = launches(lambda: blend(x, tap))
+    assert "conv1x1" in run["kernel"]
+    parameters = sectors(32, 16) + sectors(16) + sectors(16) + sectors(32)  # weight, scale, shift, bias
+    assert run["distinct_sectors_read"] <= sectors(*x.shape) + sectors(*tap.shape) + parameters + 4  # unaligned starts
+    assert run["sectors_written"] == sectors(1, 32, 16, 32)

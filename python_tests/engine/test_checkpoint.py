@@ -1,6 +1,7 @@
 """Weights in and out."""
 
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +20,40 @@ DATA = Path(os.environ.get("SWIFTNET_DATA", Path(__file__).parents[3] / "shared"
 
 @pytest.mark.parametrize(
     "name, options",
-    [("swiftnet_rn18", dict(num_classes=5)), ("swiftnet_mnv2", dict(num_classes=3, head="3x3", mode="nearest"))],
+    [
+        ("swiftnet_rn18", dict(num_classes=5)),
+        ("swiftnet_rn34", dict(num_classes=5, blend="grouped", spp=False)),
+        ("swiftnet_mnv2", dict(num_classes=3, head="3x3", mode="nearest")),
+        ("swiftnet_mnv2", dict(num_classes=3, blend="separable", channels=16)),
+        ("swiftnet_pyr_rn18", dict(num_classes=3, generation=1, levels=2, blend="inverted_residual")),
+        ("swiftnet_pyr_rn34", dict(num_classes=3, half_resolution=True)),
+        ("swiftnet_pyr_mnv2", dict(num_classes=3, blend="1x1")),
+    ],
 )
 def test_saved_is_loaded(name, options, tmp_path):
     model = sx.build_model(name, **options)
-    sx.save_checkpoint(model, tmp_path / "a.safetensors")
+    names = [f"class {i}" for i in range(model.num_classes)]
+    sx.save_checkpoint(model, tmp_path / "a.safetensors", classes=names)
     loaded = sx.load_checkpoint(tmp_path / "a.safetensors")
+    assert loaded.classes == names
+    assert f"swiftnet_ext: {name}, {model.num_classes} classes" in loaded.loaded_from
+    with pytest.raises(ValueError, match="classes: expected"):
+        sx.save_checkpoint(model, tmp_path / "a.safetensors", classes=names[1:])
     assert repr(loaded) == repr(model) and not loaded.training
     for k, v in model.state_dict().items():
         assert torch.equal(v, loaded.state_dict()[k]), k
     assert os.listdir(tmp_path) == ["a.safetensors"]
+
+
+def test_a_header_of_any_length_is_no_pickle(tmp_path):
+    """The file begins with the header's length, whose lowest byte may be a pickle's first."""
+    model, path = sx.build_model("swiftnet_mnv2", num_classes=1), tmp_path / "a.safetensors"
+    for length in range(256):
+        sx.save_checkpoint(model, path, classes=["x" * length])
+        if path.read_bytes()[0] == 0x80:
+            break
+    assert path.read_bytes()[0] == 0x80
+    assert sx.load_checkpoint(path).classes == ["x" * length]
 
 
 def test_keys_alone_tell_the_model(tmp_path):
@@ -76,9 +101,21 @@ def test_what_does_not_fit_is_listed(tmp_path):
         ("logits.conv.weight", torch.zeros(10**9, 128, 0, 0), {}, "logits.conv.weight is"),
         ("logits.conv.weight", torch.zeros(0, 128, 1, 1), {}, "num_classes: expected a positive integer"),
         ("logits.conv.weight", torch.zeros(4, 128, 1, 1, dtype=torch.int32), {}, "int32, expected floating point"),
-        ("backbone.upsample.2.blend_conv.conv.weight", torch.zeros(100000, 1, 1, 1), {}, "does not fit"),
-        ("extra", torch.zeros(1), {"mode": "bicubic"}, "mode: expected one of"),
+        ("backbone.upsample.2.blend_conv.conv.weight", torch.zeros(100000, 1, 1, 1), {}, "fits no blend"),
+        ("backbone.upsample.2.blend_conv.norm.weight", torch.zeros(100000), {}, "fits no blend"),
+        ("extra", torch.zeros(1), {"options": '{"mode": "bicubic"}'}, "mode: expected one of"),
+        (
+            "extra",
+            torch.zeros(1),
+            {"options": '{"half_resolution": 1}'},
+            "half_resolution: expected one of False, True",
+        ),
+        ("extra", torch.zeros(1), {"options": "{"}, "its metadata is damaged"),
+        ("extra", torch.zeros(1), {"options": "[" * 10**5}, "its metadata is damaged"),
+        ("extra", torch.zeros(1), {"classes": "[1, 2, 3, 4]"}, "metadata is damaged: expected 4 class names"),
+        ("extra", torch.zeros(1), {"classes": '["road"]'}, "metadata is damaged: expected 4 class names"),
         ("extra", torch.zeros(1), {"model": "swiftnet_rn50"}, "holds a model 'swiftnet_rn50'"),
+        ("extra", torch.zeros(1), {"model": "swiftnet_rn18"}, "its keys are swiftnet_mnv2's"),
     ],
 )
 def test_a_small_file_cannot_ask_for_what_it_does_not_hold(key, tensor, metadata, sentence, tmp_path):
@@ -120,15 +157,51 @@ class TestPlainReader:
                 read_plain(str(path))
 
 
-def test_pickles_are_not_opened(tmp_path):
+def test_pickles_are_not_executed(tmp_path):
     class Payload:
         def __reduce__(self):
             return (os.mkdir, (str(tmp_path / "executed"),))
 
-    torch.save({"a": Payload()}, tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match="not a complete safetensors file"):
-        sx.load_checkpoint(tmp_path / "a.pt")
+    for legacy in (False, True):
+        torch.save({"a": Payload()}, tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
+        with pytest.raises(CheckpointError, match="weights-only reader refuses it"):
+            sx.load_checkpoint(tmp_path / "a.pt")
+    (tmp_path / "b.pt").write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(CheckpointError, match="weights-only reader refuses it"):
+        sx.load_checkpoint(tmp_path / "b.pt")
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_state_dicts_of_torch_save_load(legacy, tmp_path, monkeypatch):
+    model = sx.build_model("swiftnet_mnv2", num_classes=3)
+    state = {f"module.{k}": v for k, v in model.state_dict().items()}  # as DataParallel names them
+    for content in (model.state_dict(), {"epoch": 3, "state_dict": state}):
+        torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
+        loaded = sx.load_checkpoint(tmp_path / "a.pt")
+        assert repr(loaded) == repr(model)
+        assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in model.state_dict().items())
+    whole = (tmp_path / "a.pt").read_bytes()
+    for damaged in (whole[: len(whole) // 2], whole[:5]):
+        (tmp_path / "a.pt").write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="a.pt"):
+            sx.load_checkpoint(tmp_path / "a.pt")
+    for claimed in (
+        torch.zeros(1).expand(2**20),
+        torch.sparse_coo_tensor(torch.zeros(1, 1, dtype=torch.long), torch.ones(1), (2**20,)),
+        torch.zeros(2**20, device="meta"),
+    ):
+        torch.save(
+            dict(model.state_dict(), **{"backbone.upsample.2.blend_conv.norm.weight": claimed}), tmp_path / "a.pt"
+        )
+        with pytest.raises(CheckpointError, match="is not stored number by number|refuses it"):
+            sx.load_checkpoint(tmp_path / "a.pt")
+    torch.save([1, 2], tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="expected a state dict"):
+        sx.load_checkpoint(tmp_path / "a.pt")
+    monkeypatch.setattr(torch, "__version__", "2.5.1")
+    with pytest.raises(CheckpointError, match="read by PyTorch 2.6 or later only"):
+        sx.load_checkpoint(tmp_path / "a.pt")
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
@@ -148,7 +221,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_shipped_weights_load():
     model = sx.load_checkpoint()
-    assert (model.name, model.num_classes, model.head) == ("swiftnet_mnv2", 11, "1x1")
+    assert (model.name, model.num_classes, model.options["head"]) == ("swiftnet_mnv2", 11, "1x1")
     state, stored = model.state_dict(), load_file(default_weights())
     assert all(torch.equal(state[k], v.float()) for k, v in stored.items() if v.is_floating_point())
 
@@ -178,6 +251,42 @@ def test_imagenet_weights_go_into_the_encoder(tmp_path):
         sx.load_imagenet_encoder(model, {k: v for k, v in weights.items() if k != "layer3.0.conv1.weight"})
     with pytest.raises(CheckpointError, match="does not fit"):
         sx.load_imagenet_encoder(sx.build_model("swiftnet_mnv2"), weights)
+
+
+@pytest.mark.parametrize("parts", range(6))
+def test_imagenet_weights_go_into_the_first_parts(parts):
+    weights = torchvision_resnet18_shapes()
+    model = sx.build_model("swiftnet_rn18", num_classes=3)
+    before = {k: v.clone() for k, v in model.backbone.state_dict().items()}
+    sx.load_imagenet_encoder(model, weights, parts=parts)
+    taken = ("nothing", ("conv1.", "bn1."), "layer1.", "layer2.", "layer3.", "layer4.")
+    prefixes = tuple(p for part in taken[1 : parts + 1] for p in ((part,) if isinstance(part, str) else part))
+    for k, v in model.backbone.state_dict().items():
+        into = bool(prefixes) and k.startswith(prefixes) and k in weights
+        assert torch.equal(v, weights[k] if into else before[k]), k
+
+
+def test_parts_cover_every_encoder():
+    for name in sx.models.MODELS:
+        backbone = sx.build_model(name).backbone
+        prefixes = tuple(p for part in backbone.parts for p in part)
+        decoder = ("spp.", "upsample", "img_")
+        for k in backbone.state_dict():
+            assert k.startswith(prefixes) != k.startswith(decoder), k
+    for parts in (-1, 6, True, 2.0):
+        with pytest.raises(ValueError, match="parts: expected 0 to 5"):
+            sx.load_imagenet_encoder(sx.build_model("swiftnet_rn18"), {}, parts=parts)
+
+
+def test_every_level_starts_from_the_same_batch_norm():
+    weights = torchvision_resnet18_shapes()
+    model = sx.build_model("swiftnet_pyr_rn18", num_classes=3)
+    sx.load_imagenet_encoder(model, weights)
+    state = model.backbone.state_dict()
+    for level in range(3):
+        assert torch.equal(state[f"bn1.{level}.weight"], weights["bn1.weight"])
+        assert torch.equal(state[f"layer3.1.bn2.{level}.running_var"], weights["layer3.1.bn2.running_var"])
+    assert torch.equal(state["layer2.0.downsample.1.weight"], weights["layer2.0.downsample.1.weight"])
 
 
 def test_the_mobilenet_encoder_sees_an_orange():

@@ -17,6 +17,7 @@ from swiftnet_ext.data.images import read_image, read_labels, write_image
 from swiftnet_ext.data.synthetic import render_scene
 from swiftnet_ext.engine.confusion import ConfusionMatrix
 from swiftnet_ext.engine.predict import output_stems, predict
+from swiftnet_ext.models import default_weights
 
 DATA = Path(os.environ.get("SWIFTNET_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -55,6 +56,50 @@ def test_predict_does_what_it_can(scene, tmp_path):
     expected = {model.segment(read_image(p)).tobytes() for p in (scene, second)}
     assert {read_labels(p).tobytes() for p in labels} == expected
     assert not list(out.glob("*.tmp"))
+
+
+def test_multi_scale_and_ensembles_segment_too(scene, tmp_path):
+    model = sx.load_checkpoint()
+    other = tmp_path / "other.safetensors"
+    with torch.no_grad():
+        model.logits.conv.bias[3] += 4.0  # an ensemble's other member, which sees more road
+    sx.save_checkpoint(model, other)
+    small = tmp_path / "small.png"
+    write_image(small, render_scene(1, 96, 128).image)
+    first = sx.load_checkpoint()
+    expected = {
+        ("--multi-scale", "--flip"): sx.nn.MultiScale(first, flip=True),
+        ("--factors", "0.5,1", "--order", "resize_then_softmax"): sx.nn.MultiScale(
+            first, (0.5, 1.0), "resize_then_softmax"
+        ),
+        ("--weights", default_weights(), "--weights", other): sx.nn.Ensemble([first, sx.load_checkpoint(other)]),
+    }
+    seen = set()
+    for arguments, reference in expected.items():
+        out = tmp_path / "out"
+        result = swiftnet("predict", small, "--out", out, *arguments)
+        assert result.returncode == 0, result.stderr
+        labels = read_labels(out / "small_labels.png")
+        assert np.array_equal(labels, reference.eval().segment(read_image(small)))
+        seen.add(labels.tobytes())
+    assert len(seen) == 3
+    for arguments, sentence in (
+        (("--factors", "1,x"), "--factors 1,x: expected numbers"),
+        (("--factors", "0"), "factors: expected positive numbers"),
+        (("--order", "mean"), "order: expected one of"),
+    ):
+        result = swiftnet("predict", small, "--out", tmp_path / "no", *arguments)
+        assert result.returncode == 2 and sentence in result.stderr
+
+
+def test_inspect_says_what_a_checkpoint_holds(tmp_path):
+    model = sx.build_model("swiftnet_pyr_rn18", num_classes=2, levels=2, mode="nearest")
+    sx.save_checkpoint(model, tmp_path / "a.safetensors", classes=["road", "rest"])
+    result = swiftnet("inspect", tmp_path / "a.safetensors")
+    assert result.returncode == 0
+    assert result.stdout.startswith("swiftnet_ext: swiftnet_pyr_rn18, 2 classes, ")
+    assert "levels=2" in result.stdout and "mode='nearest'" in result.stdout and "road" in result.stdout
+    assert swiftnet("inspect", tmp_path / "none.pt").returncode == 2
 
 
 def test_a_picture_too_large_for_the_gpu_is_left_out(tmp_path):
@@ -145,6 +190,18 @@ class TestEvaluate:
         figures = json.loads((tmp_path / "figures.json").read_text())
         assert figures["mIoU"] == pytest.approx(mean) and figures["pictures"] == 2
         assert sum(map(sum, figures["confusion"])) == 2 * 96 * 128
+
+    def test_only_labels_make_a_data_set_unlabelled(self, root, tmp_path):
+        model = sx.load_checkpoint()
+        with torch.no_grad():
+            model.logits.conv.bias[0] = float("nan")
+        sx.save_checkpoint(model, str(tmp_path / "nan.safetensors"))
+        given = ("evaluate", "--data", root, "--split", "val", "--weights", tmp_path / "nan.safetensors")
+        assert swiftnet(*given).stdout.splitlines()[-1] == "mIoU 0.00"  # labelled, and all of it wrong
+        for path in (root / "valannot").iterdir():
+            write_image(path, np.full((96, 128), 255, np.uint8))
+        result = swiftnet(*given)
+        assert result.returncode == 2 and "no labelled pixel in split 'val'" in result.stderr
 
     def test_camvid_gives_the_documented_figure(self):
         if not (DATA / "camvid" / "val").is_dir():

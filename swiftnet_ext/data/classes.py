@@ -1,7 +1,7 @@
 """Class names and colours, and pictures of label maps."""
 
 import colorsys
-from typing import NamedTuple, Sequence, Tuple
+from typing import NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -51,16 +51,17 @@ CITYSCAPES = (
 )
 
 
-def classes_for(num_classes: int) -> Tuple[ClassInfo, ...]:
-    """CamVid's 11 or Cityscapes' 19 classes, by their number; numbered classes of distinct colours otherwise."""
+def classes_for(num_classes: int, names: Optional[Sequence[str]] = None) -> Tuple[ClassInfo, ...]:
+    """CamVid's or Cityscapes' classes, by their names or, where there are none, by their number (11, 19); else colours
+    that differ, and numbered classes where there are no names."""
     for known in (CAMVID, CITYSCAPES):
-        if num_classes == len(known):
+        if num_classes == len(known) and (names is None or [c.name for c in known] == list(names)):
             return known
+    if names is None:
+        names = [f"class {i}" for i in range(num_classes)]
     golden = 0.618034  # steps of the golden ratio keep any number of hues apart
     hues = [colorsys.hsv_to_rgb(i * golden % 1, 0.65, 0.9) for i in range(num_classes)]
-    return tuple(
-        ClassInfo(f"class {i}", (int(255 * r), int(255 * g), int(255 * b))) for i, (r, g, b) in enumerate(hues)
-    )
+    return tuple(ClassInfo(n, (int(255 * r), int(255 * g), int(255 * b))) for n, (r, g, b) in zip(names, hues))
 
 
 def colourise(labels: np.ndarray, classes: Sequence[ClassInfo]) -> np.ndarray:

@@ -4,12 +4,13 @@ import glob
 import os
 import re
 import warnings
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterable, Iterator, List
+from typing import Iterable, List
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .files import replacing
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "PPM", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".ppm", ".webp")
@@ -78,15 +79,20 @@ def read_labels(path: "os.PathLike[str] | str") -> np.ndarray:
         return _decoded(path, picture, picture.mode)
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write to; it takes `path`'s place when the block ends without an error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def read_disparity(path: "os.PathLike[str] | str") -> np.ndarray:
+    """A disparity map as uint16 [H, W], in its file's values: 0 where nothing was measured, 256 · pixels + 1 elsewhere.
+
+    Raises:
+        ImageError: as read_image, or not a PNG of one 16-bit channel. Source: Cityscapes' disparity maps.
+    """
+    path = Path(path)
+    with _open(path) as picture:
+        if picture.format != "PNG" or picture.mode not in ("I;16", "I;16B", "I"):  # older Pillow: I
+            raise ImageError(
+                f"{path}: a disparity map is a PNG of one 16-bit channel, this is {picture.format} of mode "
+                f"{picture.mode}; store 256 times the disparity in pixels plus 1, and 0 where there is none"
+            )
+        return _decoded(path, picture, picture.mode).astype(np.uint16)
 
 
 def write_image(path: "os.PathLike[str] | str", pixels: np.ndarray) -> None:

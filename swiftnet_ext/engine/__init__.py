@@ -1,1 +1,1 @@
-"""What is done with networks: predicting and evaluating."""
+"""What is done with networks: predicting, evaluating and exporting."""

@@ -2,12 +2,17 @@
 
 from typing import Any, Callable, Iterable, Optional
 
+import numpy as np
+
 from ..data.folder import SegmentationFolder
 from .confusion import ConfusionMatrix
 
 
 def evaluate(
-    model: Any, data: SegmentationFolder, progress: Optional[Callable[[Iterable[int]], Iterable[int]]] = None
+    model: Any,
+    data: SegmentationFolder,
+    progress: Optional[Callable[[Iterable[int]], Iterable[int]]] = None,
+    also: Optional[Callable[[int, np.ndarray, np.ndarray], None]] = None,
 ) -> ConfusionMatrix:
     """Segments every picture of a data set, one at a time, and counts.
 
@@ -15,10 +20,14 @@ def evaluate(
         model: has `segment(image)` and `num_classes`.
         data: pairs of pictures and labels.
         progress: wraps the range of indices, e.g. to draw a bar.
+        also: called with each picture's index, prediction and labels, for other counts from the same pass.
     """
     matrix = ConfusionMatrix(model.num_classes)
     indices: Iterable[int] = range(len(data))
     for i in indices if progress is None else progress(indices):
         image, labels = data[i]
-        matrix.update(model.segment(image), labels)
+        prediction = model.segment(image)
+        matrix.update(prediction, labels)
+        if also is not None:
+            also(i, prediction, labels)
     return matrix

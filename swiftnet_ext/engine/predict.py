@@ -48,7 +48,7 @@ def predict(model: Any, sources: Sequence[Path], out: Path) -> Iterator[Outcome]
     error; the rest is still done. Pictures of equal stems get their folders' names in front.
     """
     out.mkdir(parents=True, exist_ok=True)
-    classes = classes_for(model.num_classes)
+    classes = classes_for(model.num_classes, getattr(model, "classes", None))
     write_image(out / "legend.png", legend(classes))
     warm = False
     for source, stem in zip(sources, output_stems(sources)):

@@ -1,14 +1,23 @@
 """SwiftNet's networks, their table of names, and their checkpoints."""
 
 from .build import MODELS, build_model
-from .checkpoint import default_weights, load_checkpoint, load_imagenet_encoder, save_checkpoint
-from .single_scale import SwiftNet
+from .checkpoint import (
+    CheckpointInfo,
+    default_weights,
+    inspect_checkpoint,
+    load_checkpoint,
+    load_imagenet_encoder,
+    save_checkpoint,
+)
+from .swiftnet import SwiftNet
 
 __all__ = [
     "MODELS",
+    "CheckpointInfo",
     "SwiftNet",
     "build_model",
     "default_weights",
+    "inspect_checkpoint",
     "load_checkpoint",
     "load_imagenet_encoder",
     "save_checkpoint",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from .. import ops
+from ..ops import reference
 
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 GLOBAL_HOOKS = tuple(
@@ -45,24 +46,28 @@ def _is_observed(module: nn.Module) -> bool:
     return bool(hooks or getattr(module, "_backward_pre_hooks", None) or "forward" in vars(module))
 
 
-def misfit(name: str, unit: Any, kernel_size: int) -> str:
-    """Why a unit can't run inside an operator that convolves with this kernel size, or nothing.
+def _activation_misfit(name: str, unit: Any) -> str:
+    """Why a unit's norm and ReLU can't run inside an operator, or nothing.
 
     Types are compared exactly: a subclass may compute something else.
     """
     children = list(unit._modules.keys()) if isinstance(unit, nn.Module) else []
     if children not in (["norm", "relu", "conv"], ["relu", "conv"]):
         return "{} has children {}, expected norm, relu, conv".format(name, ", ".join(children) or "none")
-    conv, norm = unit.conv, norm_of(unit)
+    norm = norm_of(unit)
     if type(unit.relu) is not nn.ReLU:
         return "{}.relu is {}, not nn.ReLU".format(name, type(unit.relu).__name__)
     if norm is not None and type(norm) not in NORMS:
         return "{}.norm is {}, not nn.BatchNorm2d".format(name, type(norm).__name__)
     if norm is not None and norm.running_mean is None:
         return "{}.norm keeps no running statistics".format(name)
+    return ""
+
+
+def _conv_misfit(name: str, unit: Any, kernel_size: int) -> str:
+    conv, half = unit.conv, kernel_size // 2
     if type(conv) is not nn.Conv2d:
         return "{}.conv is {}, not nn.Conv2d".format(name, type(conv).__name__)
-    half = kernel_size // 2
     wanted = (
         ("kernel_size", (kernel_size, kernel_size)),
         ("stride", (1, 1)),
@@ -75,6 +80,11 @@ def misfit(name: str, unit: Any, kernel_size: int) -> str:
         if getattr(conv, attribute) != value:
             return "{}.conv has {} {}, the operator {}".format(name, attribute, getattr(conv, attribute), value)
     return ""
+
+
+def misfit(name: str, unit: Any, kernel_size: int) -> str:
+    """Why a unit can't run inside an operator that convolves with this kernel size, or nothing."""
+    return _activation_misfit(name, unit) or _conv_misfit(name, unit, kernel_size)
 
 
 def levels_misfit(levels: Sequence[Any]) -> str:
@@ -90,26 +100,42 @@ def levels_misfit(levels: Sequence[Any]) -> str:
     return ""
 
 
-def can_fuse(kernel_size: int, *units: Any) -> bool:
-    """Whether these units may run inside an operator now: they fit, in eval mode, and no hook waits for them."""
-    if any(getattr(torch_module, hooks, None) for hooks in GLOBAL_HOOKS):
+_plain = [False]
+
+
+class plain_pytorch:
+    """A block in which no module runs an operator: for tracing into other formats, and for counting convolutions."""
+
+    def __enter__(self) -> None:
+        self._previous, _plain[0] = _plain[0], True
+
+    def __exit__(self, *exception: Any) -> None:
+        _plain[0] = self._previous
+
+
+def _can_activate(unit: Any) -> bool:
+    """Whether a unit's norm and ReLU may run inside an operator now: they fit, in eval mode, and no hook waits for them."""
+    if _plain[0] or any(getattr(torch_module, hooks, None) for hooks in GLOBAL_HOOKS):
         return False
-    for unit in units:
-        if misfit("", unit, kernel_size):
-            return False
-        norm = norm_of(unit)
-        if unit.training or _is_observed(unit) or _is_observed(unit.relu) or _is_observed(unit.conv):
-            return False
-        if norm is not None and (norm.training or _is_observed(norm)):
-            return False
-    return True
+    if _activation_misfit("", unit) or unit.training or _is_observed(unit) or _is_observed(unit.relu):
+        return False
+    norm = norm_of(unit)
+    return norm is None or not (norm.training or _is_observed(norm))
 
 
-def unit_1x1(unit: Any, x: Tensor) -> Tensor:
-    """affine → ReLU → 1×1 convolution."""
+def can_fuse(kernel_size: int, *units: Any) -> bool:
+    """Whether these units may run inside an operator now, their convolutions included."""
+    return all(
+        _can_activate(unit) and not _conv_misfit("", unit, kernel_size) and not _is_observed(unit.conv)
+        for unit in units
+    )
+
+
+def unit_1x1(unit: Any, tap: Tensor, x: Optional[Tensor] = None, mode: str = "bilinear") -> Tensor:
+    """affine → ReLU → 1×1 convolution of a tap; x, resized to it, is added."""
     scale, shift = affine_of(norm_of(unit))
     conv = unit.conv
-    return ops.lateral_add(x, conv.weight, None, conv.bias, scale=scale, shift=shift, relu=False)
+    return ops.lateral_add(tap, conv.weight, x, conv.bias, scale=scale, shift=shift, relu=False, mode=mode)
 
 
 def unit_3x3(unit: Any, x: Tensor) -> Tensor:
@@ -118,11 +144,57 @@ def unit_3x3(unit: Any, x: Tensor) -> Tensor:
     return ops.conv3x3(unit.relu(x if norm is None else norm(x)), unit.conv.weight, unit.conv.bias)
 
 
-def blend(unit: Any, x: Tensor, skip: Tensor, mode: str) -> Tensor:
-    """resize x to skip, add → affine → ReLU → 3×3 convolution."""
+def _projected(bottleneck: Any, skip: Tensor) -> Tensor:
+    if bottleneck is None:
+        return skip
+    return unit_1x1(bottleneck, skip) if can_fuse(1, bottleneck) else bottleneck(skip)
+
+
+def _scaled(tensor: Any, scale: Optional[Tensor], dim: int) -> Any:
+    """A tensor times scale along one dimension, in its own dtype."""
+    if tensor is None or scale is None:
+        return tensor
+    shape = [1] * tensor.dim()
+    shape[dim] = -1
+    return (tensor * scale.view(shape)).to(tensor.dtype)
+
+
+def _activated_sum(bottleneck: Any, unit: Any, x: Tensor, skip: Tensor, mode: str) -> Tensor:
+    """The input of a unit's convolution in one operator: relu(affine(project(skip) + resize(x))).
+
+    The affine's scale goes into the projection and into x, which resizing lets through; both are smaller than the sum.
+    """
     scale, shift = affine_of(norm_of(unit))
-    conv = unit.conv
-    return ops.upsample_add_conv3x3(x, skip, conv.weight, conv.bias, scale=scale, shift=shift, mode=mode)
+    conv = bottleneck.conv
+    bias = _scaled(conv.bias, scale, 0)
+    if shift is not None:
+        bias = shift if bias is None else shift + bias
+    tap_scale, tap_shift = affine_of(norm_of(bottleneck))
+    weight, x = _scaled(conv.weight, scale, 0), _scaled(x, scale, 1)
+    return ops.lateral_add(skip, weight, x, bias, scale=tap_scale, shift=tap_shift, relu=True, mode=mode)
+
+
+def upsample_blend(bottleneck: Any, unit: Any, x: Tensor, skip: Tensor, mode: str) -> Tensor:
+    """Project skip by the bottleneck (None: it comes projected), resize x to it, add, and run the unit."""
+    if can_fuse(3, unit):
+        scale, shift = affine_of(norm_of(unit))
+        lateral, conv = _projected(bottleneck, skip), unit.conv
+        return ops.upsample_add_conv3x3(x, lateral, conv.weight, conv.bias, scale=scale, shift=shift, mode=mode)
+    if bottleneck is not None and can_fuse(1, bottleneck):
+        if _can_activate(unit):
+            return unit.conv(_activated_sum(bottleneck, unit, x, skip, mode))
+        return unit(unit_1x1(bottleneck, skip, x, mode))
+    lateral = _projected(bottleneck, skip)
+    return unit(reference.resize(x, lateral.shape[2:], mode) + lateral)
+
+
+def blend_operators(bottleneck: Any, unit: Any) -> str:
+    """Which operators `upsample_blend` runs in eval mode, and what is plain PyTorch for which reason."""
+    misfit_1x1 = "it comes projected" if bottleneck is None else misfit("bottleneck", bottleneck, 1)
+    misfit_3x3 = misfit("blend_conv", unit, 3)
+    operators = ([] if misfit_1x1 else ["lateral_add"]) + ([] if misfit_3x3 else ["upsample_add_conv3x3"])
+    rest = misfit_3x3 or (misfit_1x1 if bottleneck is not None else "")
+    return ", ".join(operators or ["no operator"]) + ("; the rest in plain PyTorch: " + rest if rest else "")
 
 
 def _stacked(parameters: List[Optional[Tensor]]) -> Optional[Tensor]:

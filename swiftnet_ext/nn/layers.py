@@ -3,30 +3,17 @@
 Children carry the published code's names, so state-dict keys are interchangeable.
 """
 
-from typing import Any, Optional, Sequence
+from typing import Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
 
-from .. import ops
 from ..ops import reference
 from ..ops.checks import MODES, choice
 from . import fused
 
-
-def check_images(images: Any) -> None:
-    """Images are a floating-point tensor [N, 3, H, W].
-
-    Raises:
-        ValueError: anything else.
-    """
-    tensor = isinstance(images, Tensor)
-    if not tensor or images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
-        got = "{} {}".format(images.dtype, list(images.shape)) if tensor else type(images).__name__
-        raise ValueError(
-            "images: expected a floating-point tensor [N, 3, H, W] of RGB 0..255, got {}; "
-            "a uint8 image [H, W, 3] goes to segment()".format(got)
-        )
+BLENDS = ("3x3", "grouped", "separable", "inverted_residual", "1x1")
+BLEND_GROUPS = 8
 
 
 class BNReLUConv(nn.Sequential):
@@ -37,12 +24,19 @@ class BNReLUConv(nn.Sequential):
         kernel_size: 1 or 3.
         bias: whether the convolution has a bias.
         norm: whether there is a batch norm.
+        groups: of the convolution.
 
     Input [N, C, H, W], output [N, K, H, W]. Source: SwiftNet (CVPR 2019), section 3.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int = 3, bias: bool = False, norm: bool = True
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        bias: bool = False,
+        norm: bool = True,
+        groups: int = 1,
     ) -> None:
         if kernel_size not in (1, 3):
             raise ValueError("BNReLUConv: kernel_size: expected 1 or 3, got {!r}; choose one".format(kernel_size))
@@ -51,12 +45,53 @@ class BNReLUConv(nn.Sequential):
         if norm:
             self.add_module("norm", nn.BatchNorm2d(in_channels))
         self.add_module("relu", nn.ReLU())
-        self.add_module("conv", nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias))
+        padding = kernel_size // 2
+        conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, bias=bias, groups=groups)
+        self.add_module("conv", conv)
 
     def forward(self, x: Tensor) -> Tensor:
         if not fused.can_fuse(self.kernel_size, self):
             return super().forward(x)
         return fused.unit_1x1(self, x) if self.kernel_size == 1 else fused.unit_3x3(self, x)
+
+
+class SeparableConv(nn.Module):
+    """Depthwise 3×3, then 1×1; nothing between. Children carry the published names."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False)
+        self.pointwise = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pointwise(self.conv1(x))
+
+
+def _inverted_residual(in_channels: int, out_channels: int) -> nn.Sequential:
+    """1×1 to twice the channels, depthwise 3×3, 1×1: each but the first after batch norm and ReLU, a batch norm last."""
+    hidden = 2 * in_channels
+    return nn.Sequential(
+        nn.Conv2d(in_channels, hidden, 1, bias=False),
+        BNReLUConv(hidden, hidden, kernel_size=3, groups=hidden),
+        BNReLUConv(hidden, out_channels, kernel_size=1),
+        nn.BatchNorm2d(out_channels),
+    )
+
+
+def _blend_unit(blend: str, channels: int, out_channels: int) -> BNReLUConv:
+    choice("UpsampleBlend", "blend", blend, BLENDS)
+    if blend == "grouped" and (channels % BLEND_GROUPS or out_channels % BLEND_GROUPS):
+        raise ValueError(
+            "UpsampleBlend: blend: expected channels divisible by {} for 'grouped', got {} and {}; "
+            "choose other channels or another blend".format(BLEND_GROUPS, channels, out_channels)
+        )
+    groups = BLEND_GROUPS if blend == "grouped" else 1
+    unit = BNReLUConv(channels, out_channels, kernel_size=1 if blend == "1x1" else 3, groups=groups)
+    if blend == "separable":
+        unit.conv = SeparableConv(channels, out_channels)
+    elif blend == "inverted_residual":
+        unit.conv = _inverted_residual(channels, out_channels)
+    return unit
 
 
 class UpsampleBlend(nn.Module):
@@ -67,6 +102,8 @@ class UpsampleBlend(nn.Module):
         skip_channels: of the tap; None where the tap comes projected already (the pyramid model).
         out_channels: K; C if None.
         mode: "bilinear" or "nearest".
+        blend: "3x3", or one of the supplementary's lighter ones: "grouped" (3×3 in 8 groups), "separable" (depthwise
+            3×3, then 1×1), "inverted_residual" (1×1 to 2·C, depthwise 3×3, 1×1), "1x1".
 
     Call with x [N, C, h, w] and skip [N, skip_channels, H, W]; gives [N, K, H, W]. Source: SwiftNet, section 3.
     """
@@ -77,18 +114,20 @@ class UpsampleBlend(nn.Module):
         skip_channels: Optional[int] = None,
         out_channels: Optional[int] = None,
         mode: str = "bilinear",
+        blend: str = "3x3",
     ) -> None:
         super().__init__()
         choice("UpsampleBlend", "mode", mode, MODES)
         self.mode = mode
         self.bottleneck = None if skip_channels is None else BNReLUConv(skip_channels, channels, kernel_size=1)
-        self.blend_conv = BNReLUConv(channels, channels if out_channels is None else out_channels)
+        self.blend_conv = _blend_unit(blend, channels, channels if out_channels is None else out_channels)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        lateral = skip if self.bottleneck is None else self.bottleneck(skip)
-        if fused.can_fuse(3, self.blend_conv):
-            return fused.blend(self.blend_conv, x, lateral, self.mode)
-        return self.blend_conv(reference.resize(x, lateral.shape[2:], self.mode) + lateral)
+        return fused.upsample_blend(self.bottleneck, self.blend_conv, x, skip, self.mode)
+
+    def operators(self) -> str:
+        """What runs it in eval mode."""
+        return fused.blend_operators(self.bottleneck, self.blend_conv)
 
     def extra_repr(self) -> str:
         return "mode={!r}".format(self.mode)
@@ -144,45 +183,20 @@ class SpatialPyramidPooling(nn.Module):
             return fused.pyramid(levels, fuse, x, grids, self.mode)
         maps = [x]
         for unit, grid in zip(levels, grids):
-            maps.append(reference.resize(unit(nn.functional.adaptive_avg_pool2d(x, grid)), size, self.mode))
+            maps.append(self.resize(unit(self.pool(x, grid)), size))
         return fuse(torch.cat(maps, 1))
+
+    def pool(self, x: Tensor, grid: Tuple[int, int]) -> Tensor:
+        """x averaged over the cells of a grid; cells overlap where a size is not divisible by the grid's."""
+        return nn.functional.adaptive_avg_pool2d(x, grid)
+
+    def resize(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        """A level's map brought back to the size of the pyramid's input."""
+        return reference.resize(x, size, self.mode)
+
+    def operators(self) -> str:
+        """What runs it in eval mode."""
+        return "lateral_add, spatial_pyramid_pool"
 
     def extra_repr(self) -> str:
         return "grids={}, square_grid={}, mode={!r}".format(self.grids, self.square_grid, self.mode)
-
-
-class MultiScale(nn.Module):
-    """Multi-scale inference: run a model on the image at several sizes and average the class probabilities.
-
-    Args:
-        model: has `logits(images)`, e.g. a network of swiftnet_ext.models.
-        factors: of the image's height and width; the scaled sizes are rounded, and at least 1.
-        order: "softmax_then_resize" or "resize_then_softmax" (see ops.multiscale_mean).
-
-    Input: images [N, 3, H, W], float RGB 0..255. Output: probabilities [N, classes, H, W], or with reduce="argmax"
-    labels [N, H, W] uint8. Source: SwiftNet's supplementary, multi-scale inference.
-    """
-
-    def __init__(
-        self, model: Any, factors: Sequence[float] = (0.5, 0.75, 1, 1.25, 1.5), order: str = "softmax_then_resize"
-    ) -> None:
-        super().__init__()
-        if not callable(getattr(model, "logits", None)):
-            raise TypeError(
-                "MultiScale: model: expected one with a method logits(images); use swiftnet_ext.build_model"
-            )
-        if not factors or min(factors) <= 0:
-            raise ValueError("MultiScale: factors: expected positive numbers, got {!r}".format(factors))
-        self.model, self.factors, self.order = model, tuple(factors), order
-
-    def forward(self, images: Tensor, reduce: str = "mean") -> Tensor:
-        check_images(images)
-        height, width = images.shape[2:]
-        maps = []
-        for factor in self.factors:
-            size = max(1, int(round(height * factor))), max(1, int(round(width * factor)))
-            maps.append(self.model.logits(reference.resize(images, size, "bilinear")))
-        return ops.multiscale_mean(maps, (height, width), order=self.order, reduce=reduce)
-
-    def extra_repr(self) -> str:
-        return "factors={}, order={!r}".format(self.factors, self.order)

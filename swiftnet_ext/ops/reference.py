@@ -16,6 +16,8 @@ from .autocast import autocast_enabled
 # PyTorch's CPU layers lack fp16 or are slow in it, and before 2.0 lack bf16
 _IN_FLOAT_ON_CPU = (torch.float16,) if hasattr(torch, "compile") else (torch.float16, torch.bfloat16)
 
+STRIPE = 2**20  # values of classes × rows × W that multiscale_mean holds at a time
+
 
 def resize(x: Tensor, size: Sequence[int], mode: str) -> Tensor:
     """x [N, C, h, w] to [N, C, *size]; bilinear with align_corners=False, or nearest. The same size is a copy."""
@@ -136,22 +138,50 @@ def spatial_pyramid_pool(
 def multiscale_mean(
     logits: List[Tensor], size: Sequence[int], *, order: str = "softmax_then_resize", reduce: str = "mean"
 ) -> Tensor:
+    """Made in stripes of rows, so that beside the result only a stripe of classes × H × W is held."""
     dtype = logits[0].dtype
     if dtype in (torch.float16, torch.bfloat16):
         logits = [m.float() for m in logits]
-    if reduce == "argmax" and order == "resize_then_softmax" and len(logits) == 1:
-        total = resize(logits[0], size, "bilinear")  # softmax keeps the order, and its rounding would make ties
-    else:
-        total = _probabilities(logits[0], size, order)
-        for m in logits[1:]:
-            total = total + _probabilities(m, size, order)
-    if reduce == "mean":
-        return (total / len(logits)).to(dtype)
-    labels = total.argmax(1).to(torch.uint8)
-    return labels.masked_fill(torch.isnan(total).any(1), 255)
-
-
-def _probabilities(logits: Tensor, size: Sequence[int], order: str) -> Tensor:
+    # softmax keeps the order of one map's classes, and its rounding would make ties
+    softmax = not (reduce == "argmax" and order == "resize_then_softmax" and len(logits) == 1)
     if order == "softmax_then_resize":
-        return resize(torch.softmax(logits, 1), size, "bilinear")
-    return torch.softmax(resize(logits, size, "bilinear"), 1)
+        logits = [torch.softmax(m, 1) for m in logits]
+    rows = max(1, STRIPE // max(1, logits[0].shape[0] * logits[0].shape[1] * size[1]))
+    y = None  # type: Optional[Tensor]
+    for begin in range(0, size[0], rows):
+        end = min(begin + rows, size[0])
+        total = None  # type: Optional[Tensor]
+        for m in logits:
+            p = _resized_rows(m, size, begin, end)
+            if softmax and order == "resize_then_softmax":
+                p = torch.softmax(p, 1)
+            total = p if total is None else total + p
+        assert total is not None
+        stripe = _labels(total) if reduce == "argmax" else (total / len(logits)).to(dtype)
+        if rows >= size[0]:
+            return stripe
+        if y is None:
+            y = stripe.new_empty(stripe.shape[:-2] + (size[0], size[1]))
+        y[..., begin:end, :] = stripe
+    assert y is not None
+    return y
+
+
+def _labels(total: Tensor) -> Tensor:
+    return total.argmax(1).to(torch.uint8).masked_fill(torch.isnan(total).any(1), 255)
+
+
+def _resized_rows(x: Tensor, size: Sequence[int], begin: int, end: int) -> Tensor:
+    """Rows begin to end of resize(x, size, "bilinear"), within rounding."""
+    height = x.shape[2]
+    if begin == 0 and end == size[0]:
+        return resize(x, size, "bilinear")
+    if height == size[0]:
+        return resize(x[:, :, begin:end], (end - begin, size[1]), "bilinear")
+    position = torch.arange(begin, end, dtype=torch.float64, device=x.device)
+    position = ((position + 0.5) * (height / size[0]) - 0.5).clamp(min=0)
+    low = position.floor()
+    part = (position - low).to(x.dtype)[:, None]
+    above, below = low.long(), (low.long() + 1).clamp(max=height - 1)
+    rows = x[:, :, above] * (1 - part) + x[:, :, below] * part
+    return resize(rows, (end - begin, size[1]), "bilinear")
