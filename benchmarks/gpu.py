@@ -32,7 +32,13 @@ class CudaDevice:
 
     stand_in = False
     backend = device = "cuda"
-    suite = ("core/ops", "core/test_backend.py", "core/test_models.py", "core/test_replace.py")
+    suite = (
+        "core/ops",
+        "core/test_backend.py",
+        "core/test_models.py",
+        "core/test_multi_scale.py",
+        "core/test_replace.py",
+    )
     sanitizer = "compute-sanitizer"
 
     def describe(self) -> Dict[str, object]:

@@ -45,11 +45,11 @@ def antialiased_bicubic(images: Tensor, height: int, width: int) -> Tensor:
 def _bicubic_weights(size: int, smaller: int, like: Tensor) -> Tensor:
     """[smaller, size]: Keys' cubic (a = -1/2), widened by the ratio of the sizes, each row of sum 1."""
     ratio = size / float(smaller)
-    centre = (torch.arange(smaller, dtype=torch.float64) + 0.5) * ratio
-    x = ((torch.arange(size, dtype=torch.float64) + 0.5)[None] - centre[:, None]).abs() / ratio
+    centre = (torch.arange(smaller, dtype=torch.float64, device=like.device) + 0.5) * ratio
+    x = ((torch.arange(size, dtype=torch.float64, device=like.device) + 0.5)[None] - centre[:, None]).abs() / ratio
     near, far = (1.5 * x - 2.5) * x * x + 1, ((2.5 - 0.5 * x) * x - 4) * x + 2
     weights = torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
-    return (weights / weights.sum(1, keepdim=True)).to(like.device, like.dtype)
+    return (weights / weights.sum(1, keepdim=True)).to(like.dtype)
 
 
 def decode(backbone: Any, images: Tensor) -> Tensor:
