@@ -1,4 +1,4 @@
-"""The command `swiftnet`: predict, evaluate, table, export, inspect, sample."""
+"""The command `swiftnet`: predict, evaluate, train, table, export, inspect, sample."""
 
 import json
 import re
@@ -206,6 +206,40 @@ def evaluate(
         with replacing(json_file) as temporary:
             temporary.write_text(json.dumps(figures, indent=2) + "\n")
     typer.echo(f"mIoU {mean:.2f}")
+
+
+@app.command()
+def train(
+    config: str = typer.Argument(
+        ..., metavar="CONFIG", help="A .yaml or .toml file, or camvid, cityscapes, synthetic."
+    ),
+    overrides: Optional[List[str]] = typer.Argument(
+        None, metavar="SECTION.FIELD=VALUE...", help="Instead of CONFIG's."
+    ),
+    out: Optional[Path] = typer.Option(None, "--out", help="The run's folder; runs/CONFIG if left out."),
+    resume: bool = typer.Option(
+        False, "--resume", help="Go on from the newest checkpoint in the run's folder, if any."
+    ),
+    resume_from: Optional[Path] = typer.Option(None, "--resume-from", help="Go on from this checkpoint."),
+) -> None:
+    """Train a network: writes checkpoints, curves and weights.safetensors into the run's folder.
+
+    Ctrl-C stops after the step at hand and keeps everything; --resume goes on.
+    """
+    try:
+        from .engine.config import ConfigError, read_config
+        from .engine.train import Interrupted, RunError, StateError, Trainer
+    except ModuleNotFoundError as error:
+        raise UserError(f'train needs {error.name}, which is not installed: pip install "swiftnet_ext[train]"')
+    folder = out or Path("runs") / Path(config).stem
+    try:
+        trainer = Trainer(read_config(config, overrides or ()), folder, typer.echo, _track)
+        trainer.run(resume, resume_from)
+    except (ConfigError, RunError, StateError) as error:
+        raise UserError(str(error))
+    except Interrupted:
+        typer.echo(f"stopped; everything is in {folder}, go on with --resume", err=True)
+        raise typer.Exit(130)
 
 
 @app.command("table")

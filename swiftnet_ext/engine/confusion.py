@@ -14,11 +14,11 @@ class ConfusionMatrix:
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
-        self._counts = np.zeros((num_classes, num_classes + 1), np.int64)  # the last column: predictions of no class
+        self.table = np.zeros((num_classes, num_classes + 1), np.int64)  # the last column: predictions of no class
 
     @property
     def counts(self) -> np.ndarray:
-        return self._counts[:, : self.num_classes]
+        return self.table[:, : self.num_classes]
 
     def update(self, prediction: np.ndarray, target: np.ndarray) -> None:
         """Adds label maps of one shape, integers of any width.
@@ -32,14 +32,12 @@ class ConfusionMatrix:
         predicted, wanted = prediction[known].astype(np.int64), target[known].astype(np.int64)
         predicted[(predicted < 0) | (predicted >= self.num_classes)] = self.num_classes
         columns = self.num_classes + 1
-        self._counts += np.bincount(wanted * columns + predicted, minlength=self._counts.size).reshape(
-            self._counts.shape
-        )
+        self.table += np.bincount(wanted * columns + predicted, minlength=self.table.size).reshape(self.table.shape)
 
     def iou(self) -> np.ndarray:
         """Intersection over union of each class, 0 to 1; NaN for a class in neither targets nor predictions."""
         hits = np.diag(self.counts).astype(np.float64)
-        union = self._counts.sum(1) + self.counts.sum(0) - hits
+        union = self.table.sum(1) + self.counts.sum(0) - hits
         return np.divide(hits, union, out=np.full(self.num_classes, np.nan), where=union > 0)
 
     def absent(self) -> List[int]:

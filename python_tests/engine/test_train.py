@@ -1,0 +1,282 @@
+"""Training, in seconds."""
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from .tiny_run import differing, values, without_times, write_pictures
+
+import swiftnet_ext as sx
+from swiftnet_ext.data.images import read_image, read_labels
+from swiftnet_ext.engine import train
+from swiftnet_ext.engine.config import make_config, replaced
+from swiftnet_ext.engine.confusion import ConfusionMatrix
+from swiftnet_ext.engine.train import Interrupted, Progress, RunError, Trainer, make_model, parameter_groups
+from swiftnet_ext.engine.training_state import StateError, newest, read_state
+
+DATA = Path(os.environ.get("SWIFTNET_DATA", Path(__file__).parents[3] / "shared" / "data"))
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pictures")
+    write_pictures(path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The order of sums in oneDNN depends on the number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def run(root, out, *overrides, **options):
+    lines = []
+    Trainer(make_config(replaced(values(root), overrides)), out, lines.append).run(**options)
+    return lines
+
+
+def final_state(out):
+    return without_times(read_state(newest(out / "checkpoints")))
+
+
+def weights(out, name="weights.safetensors"):
+    return dict(sx.load_checkpoint(out / name).state_dict())
+
+
+def test_a_run_writes_what_it_says(root, tmp_path):
+    out = tmp_path / "run"
+    lines = run(root, out, "data.validation=val", "run.epochs=4", "optimizer.lr=2e-3", "optimizer.averaging=0")
+    assert yaml.safe_load((out / "config.yaml").read_text())["run"]["epochs"] == 4
+    with open(out / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    assert read_image(out / "samples.png").shape == (64, 8 * 32, 3)
+    assert (out / "curves.png").stat().st_size > 0 and list((out / "tensorboard").iterdir())
+    assert len(list((out / "checkpoints").iterdir())) == 2
+    model = sx.load_checkpoint(out / "weights.safetensors")
+    assert (model.name, model.num_classes, model.options["channels"]) == ("swiftnet_mnv2", 11, 8)
+    assert model.classes[2] == "Pole"
+    best = max(rows, key=lambda row: float(row["val_mIoU"]))
+    matrix = ConfusionMatrix(11)
+    judged = sx.load_checkpoint(out / "best.safetensors")
+    for path in sorted((root / "val").iterdir()):
+        matrix.update(judged.segment(read_image(path)), read_labels(root / "valannot" / path.name))
+    assert 100 * matrix.mean_iou() == pytest.approx(float(best["val_mIoU"]), abs=1e-9)
+    assert any(line.startswith("epoch 4/4: loss ") and "validation mIoU" in line for line in lines)
+    assert lines[-1] == f"trained: {out / 'weights.safetensors'}"
+
+
+def test_learns_one_picture(root, tmp_path):
+    """Far better than the best constant prediction, whose loss is the labels' entropy."""
+    for kind in ("train", "trainannot"):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "a_001.png").write_bytes((root / kind / "a_001.png").read_bytes())
+    counts = np.bincount(read_labels(root / "trainannot" / "a_001.png").ravel())[:11]
+    frequencies = counts[counts > 0] / counts.sum()
+    fixed = ("data.scale=[1, 1]", "data.flip=0", "data.colour=0", "data.crop=48", "run.batch=1", "run.epochs=60")
+    run(tmp_path, tmp_path / "run", *fixed, "optimizer.lr=1e-2", "optimizer.averaging=0", "run.checkpoint_minutes=1")
+    losses = [record["loss"] for record in final_state(tmp_path / "run")["history"]]
+    assert losses[-1] < 0.6 * -(frequencies * np.log(frequencies)).sum()
+
+
+def test_equal_runs_are_equal_and_seeds_differ(root, tmp_path):
+    for name, overrides in (("a", ()), ("b", ("data.cache=true", "data.workers=2")), ("c", ("run.seed=1",))):
+        run(root, tmp_path / name, *overrides)
+    a, b, c = (final_state(tmp_path / name) for name in "abc")
+    assert not differing(a["model"], b["model"]) and not differing(a["history"], b["history"])
+    assert differing(a["model"], c["model"])
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_interrupted_and_resumed_equals_uninterrupted(root, tmp_path, precision, monkeypatch):
+    options = ("data.validation=val", f"run.precision={precision}", "loss.kind=boundary_focal", "loss.class_balance=0.5")
+    run(root, tmp_path / "whole", *options)
+    out, steps = tmp_path / "parts", []
+    step = Trainer._step
+
+    def stopping(self, batches):
+        loss = step(self, batches)
+        steps.append((self.progress.epoch, self.progress.step))
+        os.kill(os.getpid(), signal.SIGINT)
+        return loss
+
+    monkeypatch.setattr(Trainer, "_step", stopping)
+    for _ in range(9):
+        with pytest.raises(Interrupted):
+            run(root, out, *options, resume=True)
+    monkeypatch.undo()
+    assert steps == [(epoch, step) for epoch in range(3) for step in range(3)]
+    run(root, out, *options, resume=True)
+    assert not differing(final_state(out), final_state(tmp_path / "whole"))
+    for name in ("weights.safetensors", "best.safetensors"):
+        assert not differing(weights(out, name), weights(tmp_path / "whole", name))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_killed_at_random_moments(root, tmp_path):
+    """The newest checkpoint always loads, and a run that was killed again and again ends as one that was not."""
+    kills = int(os.environ.get("SWIFTNET_KILLS", "25"))
+    command = [sys.executable, str(HERE / "tiny_run.py"), root, tmp_path, kills, 1]
+    result = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=1500)
+    assert result.returncode == 0, result.stderr
+    outcome = json.loads(result.stdout)
+    print(outcome)
+    assert outcome["kills"] == kills and outcome["loaded"] > kills / 4
+    assert outcome["finished"] > 0 and outcome["equal"] == outcome["finished"] and outcome["left over"] == 0
+
+
+def test_a_folder_with_a_run_is_not_overwritten(root, tmp_path):
+    run(root, tmp_path / "run", "run.epochs=1")
+    before = final_state(tmp_path / "run")
+    with pytest.raises(RunError, match=r"run: holds a run; go on with --resume"):
+        run(root, tmp_path / "run", "run.epochs=1")
+    with pytest.raises(RunError, match="another optimizer.lr, run.batch; use its"):
+        run(root, tmp_path / "run", "run.epochs=1", "run.batch=2", "optimizer.lr=1e-3", resume=True)
+    run(root, tmp_path / "run", "run.epochs=1", "data.cache=true", resume=True)
+    assert not differing(final_state(tmp_path / "run"), dict(before, config=final_state(tmp_path / "run")["config"]))
+
+
+def test_a_damaged_checkpoint_is_not_passed_over(root, tmp_path):
+    out = tmp_path / "run"
+    run(root, out)
+    whole = weights(out)
+    older, path = sorted((out / "checkpoints").iterdir())
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(StateError, match=f"{path}: is damaged.*--resume-from {older}"):
+        run(root, out, resume=True)
+    (out / "weights.safetensors").unlink()
+    run(root, out, resume_from=older)
+    assert not differing(weights(out), whole)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "cross_entropy", lambda logits, labels, weights: logits.sum() * math.nan)
+    with pytest.raises(RunError, match="not finite in epoch 1, step 1; lower optimizer.lr"):
+        run(root, tmp_path / "run")
+
+
+def test_rates_follow_the_cosine():
+    config = make_config({"optimizer": {"lr": 1e-3, "last_lr": 1e-5}, "run": {"epochs": 10}})
+    by_step = make_config({"optimizer": {"lr": 1e-3, "last_lr": 1e-5, "decay": "step"}, "run": {"epochs": 10}})
+
+    def cosine(share):
+        return 1e-5 + (1e-3 - 1e-5) * (1 + math.cos(math.pi * share)) / 2
+
+    for epoch, step in ((0, 0), (3, 2), (9, 3)):
+        progress = Progress(epoch, step)
+        assert progress.learning_rate(config, 4) == pytest.approx(cosine(epoch / 10))
+        assert progress.learning_rate(by_step, 4) == pytest.approx(cosine((epoch + step / 4) / 10))
+
+
+def test_pretrained_parameters_go_slower():
+    """The stem and two stages at a quarter of rate and decay; every parameter in one group."""
+    config = make_config({"model": {"name": "swiftnet_rn18", "imagenet": "x", "imagenet_parts": 3}})
+    model = sx.build_model("swiftnet_rn18", 5)
+    fresh, pretrained = parameter_groups(model, config)
+    slow = {id(p) for p in pretrained["params"]}
+    expected = {
+        id(p)
+        for name, p in model.named_parameters()
+        if name.startswith(("backbone.conv1.", "backbone.bn1.", "backbone.layer1.", "backbone.layer2."))
+    }
+    assert slow == expected and not slow & {id(p) for p in fresh["params"]}
+    assert len(fresh["params"]) + len(pretrained["params"]) == len(list(model.parameters()))
+    assert (fresh["divisor"], pretrained["divisor"], pretrained["weight_decay"]) == (1, 4, 2.5e-5)
+    scratch = make_config({"model": {"name": "swiftnet_rn18"}})
+    assert [group["divisor"] for group in parameter_groups(model, scratch)] == [1]
+
+
+def test_weights_to_start_from(root, tmp_path):
+    run(root, tmp_path / "run", "run.epochs=1")
+    start = tmp_path / "run" / "weights.safetensors"
+    config = make_config(replaced(values(root), [f"model.weights={start}"]))
+    model, loaded = make_model(config, 11, ["c"] * 11), sx.load_checkpoint(start)
+    assert not differing(dict(model.state_dict()), dict(loaded.state_dict()))
+    with pytest.raises(train.ConfigError, match="model.weights: .* expected SwiftNet"):
+        make_model(make_config(replaced(values(root), [f"model.weights={start}", "model.options.blend=1x1"])), 11, [])
+    with pytest.raises(train.ConfigError, match="model: .*blend: expected one of"):
+        make_model(make_config(replaced(values(root), ["model.options.blend=2x2"])), 11, [])
+
+
+def test_imagenet_weights_are_the_encoders():
+    weights = DATA / "imagenet" / "mobilenet_v2.safetensors"
+    if not weights.is_file():
+        pytest.skip(f"no ImageNet weights in {DATA}")
+    config = make_config({"model": {"name": "swiftnet_mnv2", "imagenet": str(weights), "imagenet_parts": 2}})
+    model = make_model(config, 11, [])
+    scratch = make_model(make_config({"model": {"name": "swiftnet_mnv2"}}), 11, [])
+    same = [n for n, p in model.named_parameters() if torch.equal(p, dict(scratch.named_parameters())[n])]
+    stages = {int(n.split(".")[2]) for n in same if n.startswith("backbone.features.") and n.endswith("0.weight")}
+    assert min(stages) == 4  # features 0 to 3 are the stem and RB1
+
+
+def swiftnet(*arguments, env=None, **options):
+    command = [sys.executable, "-m", "swiftnet_ext.cli", *map(str, arguments)]
+    env = dict(os.environ, OMP_NUM_THREADS="1", **(env or {}))
+    return subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=300, env=env, **options)
+
+
+@pytest.fixture(scope="module")
+def config_file(root, tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(values(root)))
+    return path
+
+
+def test_the_command(config_file, tmp_path):
+    out = tmp_path / "run"
+    result = swiftnet("train", config_file, "run.epochs=1", "--out", out)
+    assert result.returncode == 0, result.stderr
+    assert "epoch 1/1: loss" in result.stdout and "\x1b" not in result.stdout + result.stderr
+    again = swiftnet("train", config_file, "run.epochs=1", "--out", out)
+    assert again.returncode == 2 and "holds a run" in again.stderr and "Traceback" not in again.stderr
+    wrong = swiftnet("train", config_file, "run.epochs=many", "--out", tmp_path / "other")
+    assert wrong.returncode == 2 and "run.epochs: input should be a valid integer" in wrong.stderr
+    assert not (tmp_path / "other").exists()
+
+
+def test_ctrl_c_says_how_to_go_on(config_file, tmp_path):
+    command = [sys.executable, "-m", "swiftnet_ext.cli", "train", config_file, "run.epochs=100000", "--out", tmp_path]
+    env = dict(os.environ, OMP_NUM_THREADS="1")
+    process = subprocess.Popen([str(c) for c in command], cwd=HERE, stderr=subprocess.PIPE, text=True, env=env)
+    while not newest(tmp_path / "checkpoints"):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"stopped; everything is in {tmp_path}, go on with --resume" in errors and "Traceback" not in errors
+    assert read_state(newest(tmp_path / "checkpoints"))["progress"]["step"] >= 0
+
+
+def test_two_processes_train_as_one(config_file, tmp_path):
+    """Two processes on gloo take what one accumulates. In fp32 sums differ in order: compare with the first step's size."""
+    plain = ("optimizer.averaging=0", "run.batch=2", "run.epochs=2", "data.validation=val")
+    one = swiftnet("train", config_file, *plain, "run.accumulate=2", "--out", tmp_path / "one")
+    two = swiftnet("train", config_file, *plain, "run.devices=2", "--out", tmp_path / "two")
+    assert one.returncode == 0 and two.returncode == 0, one.stderr + two.stderr
+    assert two.stdout.count("epoch 2/2") == 1  # one process speaks
+    a, b = final_state(tmp_path / "one"), final_state(tmp_path / "two")
+    assert b["processes"] == 2
+    assert [r["loss"] for r in b["history"]] == pytest.approx([r["loss"] for r in a["history"]], rel=1e-3)
+    start = make_model(make_config(values("")), 11, []).state_dict()
+    learnt = [name for name, p in sx.build_model("swiftnet_mnv2", 11, channels=8).named_parameters()]
+    moved = torch.cat([(a["model"][n] - start[n]).flatten() for n in learnt]).norm()
+    apart = torch.cat([(a["model"][n] - b["model"][n]).flatten() for n in learnt]).norm()
+    assert apart < 0.05 * moved

@@ -1,0 +1,113 @@
+"""A data set and a configuration that train in a second; as a script, kills such a run again and again."""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from swiftnet_ext.data.images import write_image
+from swiftnet_ext.data.synthetic import render_scene
+
+
+def write_pictures(root, count=13, height=48, width=64):
+    """Rendered scenes as train/ and val/, with label maps."""
+    for split, seeds in (("train", range(count)), ("val", range(100, 103))):
+        for kind in ("", "annot"):
+            (root / f"{split}{kind}").mkdir(parents=True, exist_ok=True)
+        for seed in seeds:
+            scene = render_scene(seed, height, width)
+            write_image(root / split / f"a_{seed:03d}.png", scene.image)
+            write_image(root / f"{split}annot" / f"a_{seed:03d}.png", scene.labels)
+
+
+def values(root, **run):
+    """Of a configuration, 3 epochs of 3 steps."""
+    return {
+        "model": {"name": "swiftnet_mnv2", "options": {"channels": 8}},
+        "data": {"root": str(root), "kind": "folder", "crop": 32, "workers": 0, "colour": 0.2},
+        "optimizer": {"averaging": 0.9, "decay": "step"},
+        "run": {"epochs": 3, "batch": 4, "accelerator": "cpu", "checkpoint_minutes": 0, **run},
+    }
+
+
+def differing(a, b):
+    """The keys whose values differ in a bit, of nested dictionaries and lists."""
+    if isinstance(a, dict):
+        return [f"{k}.{d}" for k in set(a) | set(b) for d in differing(a.get(k), b.get(k))]
+    if isinstance(a, (list, tuple)):
+        same = isinstance(b, type(a)) and len(a) == len(b)
+        return [f"{i}.{d}" for i, (x, y) in enumerate(zip(a, b)) for d in differing(x, y)] if same else [""]
+    if isinstance(a, torch.Tensor):
+        same = isinstance(b, torch.Tensor) and torch.equal(a, b) and a.stride() == b.stride()
+        return [] if same else [""]
+    return [] if a == b else [""]
+
+
+def without_times(state):
+    return dict(state, history=[{k: v for k, v in record.items() if k != "seconds"} for record in state["history"]])
+
+
+def train(root, out, say=lambda line: None):
+    from swiftnet_ext.engine.config import make_config
+    from swiftnet_ext.engine.train import Trainer
+
+    Trainer(make_config(values(root)), out, say).run(resume=True)
+
+
+def _child(root, out):
+    """Trains in a forked process, which begins with everything imported."""
+    process = os.fork()
+    if process == 0:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        status = 1
+        try:
+            train(root, out)
+            status = 0
+        finally:
+            os._exit(status)
+    return process
+
+
+def kill_at_random(root, work, kills, seed):
+    """Kills runs at random moments; after each kill the newest checkpoint must load. Every finished run must equal the
+    uninterrupted one. Prints a JSON line of what happened."""
+    from swiftnet_ext.engine.training_state import newest, read_state
+
+    rng = random.Random(seed)
+    reference = work / "reference"
+    began = time.monotonic()
+    _, status = os.waitpid(_child(root, reference), 0)
+    assert status == 0, "the uninterrupted run failed"
+    whole = time.monotonic() - began
+    expected = without_times(read_state(newest(reference / "checkpoints")))
+    outcome = {"kills": 0, "loaded": 0, "finished": 0, "equal": 0, "left over": 0}
+    while outcome["kills"] < kills:
+        out = work / f"run{outcome['finished']}"
+        process = _child(root, out)
+        time.sleep(rng.uniform(0, whole))
+        os.kill(process, signal.SIGKILL)
+        _, status = os.waitpid(process, 0)
+        path = newest(out / "checkpoints")
+        state = None if path is None else read_state(path)
+        if os.WIFSIGNALED(status):
+            outcome["kills"] += 1
+            outcome["loaded"] += state is not None
+        else:
+            assert status == 0, "a run failed by itself"
+        if state is not None and state["progress"]["epoch"] == 3:  # done, or killed while finishing
+            _, status = os.waitpid(_child(root, out), 0)
+            assert status == 0
+            outcome["finished"] += 1
+            outcome["equal"] += not differing(without_times(read_state(newest(out / "checkpoints"))), expected)
+            outcome["left over"] += len([p for p in out.rglob("*") if p.suffix == ".ckpt"]) - 2
+    print(json.dumps(outcome))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    kill_at_random(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))

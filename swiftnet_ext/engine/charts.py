@@ -1,0 +1,2 @@
+def learning_curves(history, path, title):
+    pass
