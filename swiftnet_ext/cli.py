@@ -242,6 +242,48 @@ def train(
         raise typer.Exit(130)
 
 
+def _seeds(text: str) -> List[int]:
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise UserError(f"--seeds {text}: expected numbers separated by commas, e.g. 0,1")
+    return [int(seed) for seed in text.split(",")]
+
+
+@app.command()
+def experiments(
+    data: Path = typer.Option(..., "--data", help="CamVid's folder."),
+    imagenet: Path = typer.Option(..., "--imagenet", help="MobileNetV2's ImageNet weights, in torchvision's names."),
+    results: Path = typer.Option(..., "--results", help="The folder for ROW-SEED.json."),
+    work: Path = typer.Option(Path("runs/experiments"), "--work", help="The folder for runs."),
+    rows: Optional[str] = typer.Option(None, "--rows", help="Some of the rows, separated by commas; all if left out."),
+    seeds: str = typer.Option("0,1", "--seeds", help="Separated by commas."),
+    commit: bool = typer.Option(False, "--commit", help="Commit each result file by git."),
+    show: bool = typer.Option(False, "--list", help="Print what is missing, and stop."),
+) -> None:
+    """Repeat the paper's comparisons in small: a queue of trainings that goes on where it was stopped.
+
+    A row whose result file is there is done. docs/reproduction.md is made of the files.
+    """
+    try:
+        from .engine.config import ConfigError
+        from .engine.experiments import Queue, commit_result, read_table
+        from .engine.train import Interrupted, RunError, StateError
+    except ModuleNotFoundError as error:
+        raise UserError(f'experiments needs {error.name}, which is not installed: pip install "swiftnet_ext[train]"')
+    table, numbers = read_table(), _seeds(seeds)
+    names = [*table.trained, *table.derived] if rows is None else rows.split(",")
+    done = commit_result if commit else None
+    queue = Queue(table, str(data.resolve()), str(imagenet.resolve()), work, results, typer.echo, done)
+    try:
+        if not show:
+            queue.run(names, numbers)
+        typer.echo(f"missing: {', '.join(queue.missing(names, numbers)) or 'nothing'}")
+    except (ConfigError, RunError, StateError) as error:
+        raise UserError(str(error))
+    except Interrupted:
+        typer.echo("stopped; the same command goes on", err=True)
+        raise typer.Exit(130)
+
+
 @app.command("table")
 def print_sizes(output: str = typer.Option("text", "--format", help="text, markdown or json.")) -> None:
     """Parameters and multiply-accumulates of every network, counted, beside the paper's figures; takes some seconds."""

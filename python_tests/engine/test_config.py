@@ -1,6 +1,9 @@
 """Configurations of training."""
 
+import json
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -27,7 +30,9 @@ def test_yaml_and_toml_and_overrides(tmp_path):
     a, b = tmp_path / "a.yaml", tmp_path / "b.toml"
     a.write_text("optimizer: {lr: 1e-3}\nrun: {epochs: 3}\nmodel: {options: {blend: grouped}}\n")
     b.write_text('[optimizer]\nlr = 1e-3\n[run]\nepochs = 3\n[model.options]\nblend = "grouped"\n')
-    config = read_config(str(a), ["run.batch=2", "model.options.levels=2", "data.scale=[1, 1.5]", "model.imagenet=null"])
+    config = read_config(
+        str(a), ["run.batch=2", "model.options.levels=2", "data.scale=[1, 1.5]", "model.imagenet=null"]
+    )
     assert (config.optimizer.lr, config.run.epochs, config.run.batch) == (1e-3, 3, 2)
     assert config.model.options == {"blend": "grouped", "levels": 2} and config.data.scale == (1.0, 1.5)
     if sys.version_info >= (3, 11):
@@ -93,3 +98,10 @@ def test_files_that_are_none(tmp_path):
         (tmp_path / name).write_text(content)
         with pytest.raises(ConfigError, match=message):
             read_config(str(tmp_path / name))
+
+
+def test_the_documented_fields_are_the_fields():
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    written = re.findall(r"^\| `(\w+)\.(\w+)` \| `(.+)` \|", page, re.M)
+    defaults = as_dict(Config())
+    assert [(s, f, json.loads(v)) for s, f, v in written] == [(s, f, v) for s in defaults for f, v in defaults[s].items()]

@@ -86,14 +86,16 @@ def test_sixteen_bit_logits_count_in_fp32():
 def brute_force(labels, bins):
     """By the distance of every pixel to every other."""
     height, width = labels.shape
-    edges = []
+    edges = set()
     for i, j in np.ndindex(height, width):
-        for k, l in ((i, j + 1), (i + 1, j), (i, j - 1), (i - 1, j)):
-            if 0 <= k < height and 0 <= l < width and labels[i, j] != labels[k, l] and 255 not in (labels[i, j], labels[k, l]):
-                edges.append((i, j))
+        for row, column in ((i, j + 1), (i + 1, j), (i, j - 1), (i - 1, j)):
+            if 0 <= row < height and 0 <= column < width:
+                pair = {int(labels[i, j]), int(labels[row, column])}
+                if len(pair) == 2 and 255 not in pair:
+                    edges.add((i, j))
     weights = np.ones(labels.shape, np.uint8)
     for i, j in np.ndindex(height, width):
-        distance = min((math.hypot(i - k, j - l) for k, l in edges), default=math.inf) + 1
+        distance = min((math.hypot(i - row, j - column) for row, column in edges), default=math.inf) + 1
         weights[i, j] = next((w for w, b in zip((8, 4, 2), bins) if distance < b), 1)
     return weights
 

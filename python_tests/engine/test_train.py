@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from .tiny_run import differing, values, without_times, write_pictures
 
 import swiftnet_ext as sx
 from swiftnet_ext.data.images import read_image, read_labels
@@ -23,6 +22,8 @@ from swiftnet_ext.engine.config import make_config, replaced
 from swiftnet_ext.engine.confusion import ConfusionMatrix
 from swiftnet_ext.engine.train import Interrupted, Progress, RunError, Trainer, make_model, parameter_groups
 from swiftnet_ext.engine.training_state import StateError, newest, read_state
+
+from .tiny_run import differing, values, without_times, write_pictures
 
 DATA = Path(os.environ.get("SWIFTNET_DATA", Path(__file__).parents[3] / "shared" / "data"))
 HERE = Path(__file__).parent
@@ -105,7 +106,12 @@ def test_equal_runs_are_equal_and_seeds_differ(root, tmp_path):
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_interrupted_and_resumed_equals_uninterrupted(root, tmp_path, precision, monkeypatch):
-    options = ("data.validation=val", f"run.precision={precision}", "loss.kind=boundary_focal", "loss.class_balance=0.5")
+    options = (
+        "data.validation=val",
+        f"run.precision={precision}",
+        "loss.kind=boundary_focal",
+        "loss.class_balance=0.5",
+    )
     run(root, tmp_path / "whole", *options)
     out, steps = tmp_path / "parts", []
     step = Trainer._step

@@ -1,6 +1,7 @@
-from .folder import SegmentationFolder
-from .classes import CAMVID
 import re
+
+from .classes import CAMVID
+from .folder import SegmentationFolder
 
 
 def open_dataset(kind, root, split, **kw):

@@ -32,6 +32,7 @@ from .charts import learning_curves
 from .config import Config, ConfigError, as_dict, differences, make_config
 from .confusion import ConfusionMatrix
 from .losses import boundary_focal, boundary_weights, class_weights, cross_entropy
+from .on_cpu import reuse_memory, strided_depthwise_in_fp32
 from .samples import Batches, Samples, load
 from .training_data import TrainingData, open_training_data
 from .training_state import StateError, newest, random_states, read_state, restore_random_states, write_state
@@ -177,6 +178,10 @@ class Trainer:
         config, fabric, run = self.config, self.fabric, self.config.run
         self.data: TrainingData = open_training_data(config.data)
         self.model = make_model(config, self.data.train.num_classes, [c.name for c in self.data.train.classes])
+        if fabric.device.type == "cpu":
+            reuse_memory()
+            if run.precision == "bf16-mixed":
+                strided_depthwise_in_fp32(self.model)
         if run.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if run.sync_batch_norm:
@@ -241,7 +246,10 @@ class Trainer:
     def _epochs(self, stop: _Stop) -> None:
         run = self.config.run
         while self.progress.epoch < run.epochs:
-            start, rate = time.perf_counter(), Progress(self.progress.epoch).learning_rate(self.config, self.batches.steps)
+            start, rate = (
+                time.perf_counter(),
+                Progress(self.progress.epoch).learning_rate(self.config, self.batches.steps),
+            )
             self.module.train()
             self._epoch(stop)
             record: Record = {
