@@ -64,7 +64,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["swiftnet_ext", "swiftnet_ext.*"]),
-    package_data={"swiftnet_ext": ["weights/*", "configs/*", "py.typed"]},
+    package_data={"swiftnet_ext": ["weights/*", "configs/*", "engine/*.yaml", "py.typed"]},
     ext_modules=[Extension("swiftnet_ext._C", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
     python_requires=">=3.6",

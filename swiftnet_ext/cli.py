@@ -20,9 +20,10 @@ import torch
 
 from . import __version__, load_checkpoint, use_backend
 from .data.classes import classes_for
+from .data.datasets import KINDS, open_dataset
 from .data.files import replacing
-from .data.folder import DataError, SegmentationFolder
 from .data.images import ImageError, find_images, write_image
+from .data.labelled import DataError
 from .engine.disparity import DisparityBins, check_edges
 from .engine.evaluate import evaluate as run_evaluation
 from .engine.export import export_onnx
@@ -155,9 +156,10 @@ def predict(
 @app.command()
 def evaluate(
     data: Path = typer.Option(
-        ..., "--data", help="The data set's folder: NAME/ with pictures, NAMEannot/ with labels."
+        ..., "--data", help="The data set's folder, e.g. with NAME/ for pictures and NAMEannot/ for labels."
     ),
     split: str = typer.Option(..., "--split", help="NAME, e.g. val."),
+    dataset: str = typer.Option("auto", "--dataset", help=", ".join(KINDS) + "."),
     weights: Optional[List[Path]] = WEIGHTS,
     device: Optional[str] = DEVICE,
     backend: str = BACKEND,
@@ -176,13 +178,14 @@ def evaluate(
     if json_file is not None:
         _make_folder(json_file.parent)
     model = _load(weights, device, backend, _factors(multi_scale, factors), order, flip)
-    folder = SegmentationFolder(str(data), split, model.num_classes, disparity)
+    classes = classes_for(model.num_classes, model.classes)
+    folder = open_dataset(dataset, str(data), split, classes=classes, disparity=disparity)
     bins = DisparityBins(folder, edges, lambda i: _track(i, len(folder), "disparities")) if disparity else None
     also = None if bins is None else bins.update
     matrix = run_evaluation(model, folder, lambda indices: _track(indices, len(folder), "evaluating"), also)
     if len(matrix.absent()) == model.num_classes:
         raise UserError(f"{data}: no labelled pixel in split {split!r}")
-    iou, names = 100 * matrix.iou(), [c.name for c in classes_for(model.num_classes, model.classes)]
+    iou, names = 100 * matrix.iou(), [c.name for c in classes]
     table = rich.table.Table("class", rich.table.Column("IoU %", justify="right"), box=None)
     for i, name in enumerate(names):
         table.add_row(name, "absent" if i in matrix.absent() else f"{iou[i]:.2f}")

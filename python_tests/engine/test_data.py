@@ -12,8 +12,9 @@ from PIL import Image
 
 from swiftnet_ext.data import images
 from swiftnet_ext.data.classes import CAMVID, CITYSCAPES, classes_for, colourise, legend, overlay
-from swiftnet_ext.data.folder import DataError, SegmentationFolder
+from swiftnet_ext.data.folder import SegmentationFolder
 from swiftnet_ext.data.images import ImageError, find_images, read_image, read_labels, write_image
+from swiftnet_ext.data.labelled import DataError
 
 
 def picture(path, height=6, width=8, **options):

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from swiftnet_ext.data.folder import DataError, SegmentationFolder
+from swiftnet_ext.data.folder import SegmentationFolder
 from swiftnet_ext.data.images import ImageError, read_disparity, write_image
+from swiftnet_ext.data.labelled import DataError
 from swiftnet_ext.data.synthetic import render_scene
 from swiftnet_ext.engine.disparity import DisparityBins, check_edges
 from swiftnet_ext.engine.evaluate import evaluate

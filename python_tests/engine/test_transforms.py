@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from swiftnet_ext.data.folder import IGNORED
+from swiftnet_ext.data.labelled import IGNORED
 from swiftnet_ext.data.transforms import GREY, PADDING, Augmentation, _recoloured
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (4, 3), np.uint8)

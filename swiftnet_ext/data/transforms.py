@@ -6,7 +6,7 @@ from typing import Tuple
 import numpy as np
 from PIL import Image
 
-from .folder import IGNORED
+from .labelled import IGNORED
 
 PADDING = (124, 116, 104)  # RGB: ImageNet's mean, 0 after normalisation
 GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601 luma

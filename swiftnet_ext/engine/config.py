@@ -43,6 +43,7 @@ class DataConfig:
 
     root: str = "."
     kind: str = "auto"  # of open_dataset
+    classes: Optional[List[str]] = None  # of kind folder: names, label 0 first; CamVid's if left out
     split: str = "train"
     validation: Optional[str] = None  # another split to validate on
     hold_out: Annotated[float, Field(ge=0, lt=1)] = 0.0  # or this share of each sequence's frames, not trained on

@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Se
 
 import numpy as np
 
-from ..data.folder import DataError, SegmentationFolder
+from ..data.labelled import DataError, LabelledImages
 from .confusion import ConfusionMatrix
 
 PERCENT = 5  # of the pixels, nearest and farthest
@@ -57,12 +57,12 @@ class DisparityBins:
 
     Raises:
         ValueError: edges that are no increasing sequence of at least two, from 0. DataError: no pixel has both a label
-            and a measurement, or as SegmentationFolder.
+            and a measurement, or as the data set.
     """
 
     def __init__(
         self,
-        data: SegmentationFolder,
+        data: LabelledImages,
         edges: Sequence[float] = (),
         progress: Optional[Callable[[Iterable[int]], Iterable[int]]] = None,
     ) -> None:
@@ -106,7 +106,7 @@ def check_edges(edges: Sequence[float]) -> None:
         )
 
 
-def _histogram(data: SegmentationFolder, indices: Iterable[int]) -> Tuple[np.ndarray, int]:
+def _histogram(data: LabelledImages, indices: Iterable[int]) -> Tuple[np.ndarray, int]:
     """How many labelled pixels have each value, int64 [65536] with none at 0, and how many are labelled."""
     histogram, labelled = np.zeros(VALUES, np.int64), 0
     for i in indices:

@@ -4,13 +4,13 @@ from typing import Any, Callable, Iterable, Optional
 
 import numpy as np
 
-from ..data.folder import SegmentationFolder
+from ..data.labelled import LabelledImages
 from .confusion import ConfusionMatrix
 
 
 def evaluate(
     model: Any,
-    data: SegmentationFolder,
+    data: LabelledImages,
     progress: Optional[Callable[[Iterable[int]], Iterable[int]]] = None,
     also: Optional[Callable[[int, np.ndarray, np.ndarray], None]] = None,
 ) -> ConfusionMatrix:

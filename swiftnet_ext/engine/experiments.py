@@ -21,12 +21,12 @@ from ..data.datasets import open_dataset
 from ..data.files import replacing
 from ..models import load_checkpoint
 from ..nn.multi_scale import SUPPLEMENT_FACTORS, Ensemble
-from .config import CONFIGS, Config, ConfigError, as_dict, make_config, replaced
+from .config import Config, ConfigError, as_dict, make_config, replaced
 from .disparity import DisparityBins
 from .evaluate import evaluate
 from .train import Trainer
 
-TABLE = CONFIGS / "experiments.yaml"
+TABLE = Path(__file__).with_suffix(".yaml")
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 

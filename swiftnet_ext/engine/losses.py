@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from ..data.folder import IGNORED
+from ..data.labelled import IGNORED
 
 NEAR_BOUNDARY = (8, 4, 2, 1)  # weights of the bins of distance, the nearest first
 FOCUS = 0.5
