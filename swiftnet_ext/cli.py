@@ -4,7 +4,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
 try:
     import PIL
@@ -43,6 +43,7 @@ BACKEND = typer.Option("auto", "--backend", help="auto, reference, cpu, emulated
 MULTI_SCALE = typer.Option(False, "--multi-scale", help="Average over the image at the supplement's sizes.")
 FACTORS = typer.Option(None, "--factors", help="Of the image's size, instead of the supplement's, e.g. 0.5,0.75,1.")
 ORDER = typer.Option("softmax_then_resize", "--order", help="Of averaging: this, or resize_then_softmax.")
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 FLIP = typer.Option(False, "--flip", help="Average over the mirrored image too.")
 
 
@@ -60,13 +61,21 @@ def _factors(multi_scale: bool, factors: Optional[str]) -> Sequence[float]:
 
 
 def _load(
-    weights: Optional[List[Path]], device: Optional[str], backend: str, factors: Sequence[float], order: str, flip: bool
+    weights: Optional[List[Path]],
+    device: Optional[str],
+    backend: str,
+    factors: Sequence[float],
+    order: str,
+    flip: bool,
+    dtype: str = "fp32",
 ) -> Any:
     """The network of a checkpoint; of several, or of several scales, their average."""
     try:
         use_backend(backend)
     except ValueError as error:
         raise UserError(str(error))
+    if dtype not in DTYPES:
+        raise UserError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}")
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     models = [load_checkpoint(path) for path in (map(str, weights) if weights else [None])]
     for loaded in models if weights else ():
@@ -79,7 +88,7 @@ def _load(
     try:
         if torch.device(name).type not in ("cpu", "cuda"):
             raise UserError(f"--device {name}: expected cpu, cuda or cuda:N")
-        return model.eval().to(torch.device(name))
+        return model.eval().to(torch.device(name), DTYPES[dtype])
     except (RuntimeError, AssertionError) as error:  # an unknown device, or a PyTorch without CUDA
         raise UserError(f"--device {name}: {error}")
 
@@ -119,6 +128,16 @@ def _print_disparity(records: List[Dict[str, Any]], measured: float) -> None:
         table.add_row(r["name"], f"{r['share']:.2f}", mean, ", ".join(r["absent"]) or "none")
     _print_table(table)
     typer.echo(f"{100 * measured:.2f} % of the labelled pixels have a disparity; the shares are of these")
+
+
+def _report_maker(folder: Path) -> Callable[[Any, int], Any]:
+    """engine.report.Report, whose library may be missing: said before anything is evaluated."""
+    try:
+        from .engine.report import Report
+    except ModuleNotFoundError as error:
+        raise UserError(f'--report needs {error.name}, which is not installed: pip install "swiftnet_ext[train]"')
+    _make_folder(folder)
+    return Report
 
 
 @app.command()
@@ -167,6 +186,9 @@ def evaluate(
     factors: Optional[str] = FACTORS,
     order: str = ORDER,
     flip: bool = FLIP,
+    dtype: str = typer.Option("fp32", "--dtype", help="Of weights and maps: fp32, fp16 or bf16."),
+    report: Optional[Path] = typer.Option(None, "--report", help="A folder for charts and the worst pictures."),
+    worst: int = typer.Option(8, "--worst", min=0, help="How many of these."),
     json_file: Optional[Path] = typer.Option(None, "--json", help="Write the figures to this file as well."),
     disparity: bool = typer.Option(False, "--disparity", help="Near and far pixels apart too, by NAMEdisparity/."),
     disparity_bins: Optional[str] = typer.Option(
@@ -177,11 +199,13 @@ def evaluate(
     edges, disparity = _edges(disparity_bins), disparity or disparity_bins is not None
     if json_file is not None:
         _make_folder(json_file.parent)
-    model = _load(weights, device, backend, _factors(multi_scale, factors), order, flip)
+    make_report = None if report is None else _report_maker(report)
+    model = _load(weights, device, backend, _factors(multi_scale, factors), order, flip, dtype)
     classes = classes_for(model.num_classes, model.classes)
     folder = open_dataset(dataset, str(data), split, classes=classes, disparity=disparity)
     bins = DisparityBins(folder, edges, lambda i: _track(i, len(folder), "disparities")) if disparity else None
-    also = None if bins is None else bins.update
+    pages = None if make_report is None else make_report(folder, worst)
+    also = [counter.update for counter in (bins, pages) if counter is not None]
     matrix = run_evaluation(model, folder, lambda indices: _track(indices, len(folder), "evaluating"), also)
     if len(matrix.absent()) == model.num_classes:
         raise UserError(f"{data}: no labelled pixel in split {split!r}")
@@ -196,16 +220,20 @@ def evaluate(
     if bins is not None:
         _print_disparity(records, bins.measured)
     mean = 100 * matrix.mean_iou()
+    figures: Dict[str, Any] = {
+        "model": repr(model),
+        "dtype": dtype,
+        "pictures": len(folder),
+        "mIoU": mean,
+        "IoU": {n: None if i in matrix.absent() else iou[i] for i, n in enumerate(names)},
+        "confusion": matrix.counts.tolist(),
+    }
+    if bins is not None:
+        figures["disparity"] = {"measured": 100 * bins.measured, "bins": records}
+    if pages is not None and report is not None:
+        pages.write(report, matrix, figures)
+        typer.echo(f"report: {report}")
     if json_file is not None:
-        figures: Dict[str, Any] = {
-            "model": repr(model),
-            "pictures": len(folder),
-            "mIoU": mean,
-            "IoU": {n: None if i in matrix.absent() else iou[i] for i, n in enumerate(names)},
-            "confusion": matrix.counts.tolist(),
-        }
-        if bins is not None:
-            figures["disparity"] = {"measured": 100 * bins.measured, "bins": records}
         with replacing(json_file) as temporary:
             temporary.write_text(json.dumps(figures, indent=2) + "\n")
     typer.echo(f"mIoU {mean:.2f}")

@@ -84,7 +84,7 @@ EDGES = (0, 16, 32.5, 60, 200, 256, math.inf)
 def test_figures_are_those_of_a_count_in_memory(root):
     data = SegmentationFolder(str(root), "val", CLASSES, disparity=True)
     bins = DisparityBins(data, EDGES)
-    overall = evaluate(Reader(), data, also=bins.update)
+    overall = evaluate(Reader(), data, also=[bins.update])
     assert np.array_equal(overall.counts, evaluate(Reader(), data).counts)
 
     predicted, labels, disparity, labelled = in_memory(root)
@@ -128,7 +128,7 @@ def test_one_value_everywhere(tmp_path):
 def test_records_say_what_is_absent(root):
     data = SegmentationFolder(str(root), "val", CLASSES, disparity=True)
     bins = DisparityBins(data, (250, 256))
-    evaluate(Reader(), data, also=bins.update)
+    evaluate(Reader(), data, also=[bins.update])
     everything, near, _, empty = bins.records("abcde")
     assert everything["absent"] == [] and (everything["from_px"], everything["to_px"]) == (0, 65534 / 256)
     assert near["absent"] == ["e"] and near["IoU"]["e"] is None
@@ -146,7 +146,7 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path):
         tracemalloc.start()
         try:
             bins = DisparityBins(data, (0, 16, 64))
-            evaluate(Reader(), data, also=bins.update)
+            evaluate(Reader(), data, also=[bins.update])
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

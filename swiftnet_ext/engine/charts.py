@@ -1,2 +1,131 @@
-def learning_curves(history, path, title):
-    pass
+"""Charts as PNG files: equal figures give equal bytes. Only matplotlib's objects are used, no state of the process changes."""
+
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ..data.files import replacing
+
+BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#767676"  # told apart by colour-blind people too
+SERIES = (BLUE, ORANGE, GREEN, "#cc79a7", "#e69f00", "#56b4e9")
+Row = Tuple[str, Sequence[float], Optional[float]]
+
+
+def _figure(width: float, height: float, title: str) -> Tuple[Figure, Any]:
+    """Sizes in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, fontsize=10)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
+
+
+def learning_curves(history: Sequence[Dict[str, Any]], path: Path, title: str) -> None:
+    """Loss and, where it was measured, validation mIoU over epochs.
+
+    Args:
+        history: of each epoch "epoch", "loss" and perhaps "val_mIoU" in percent.
+    """
+    figure, axes = _figure(6, 3.6, title)
+    epochs = [record["epoch"] for record in history]
+    marker = "." if len(epochs) < 50 else None
+    lines = axes.plot(epochs, [record["loss"] for record in history], color=BLUE, marker=marker, label="loss")
+    axes.set_xlabel("epoch", fontsize=8)
+    axes.set_ylabel("training loss", fontsize=8, color=BLUE)
+    axes.set_ylim(bottom=0)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    validated = [(record["epoch"], record["val_mIoU"]) for record in history if "val_mIoU" in record]
+    if validated:
+        right = axes.twinx()
+        lines += right.plot(*zip(*validated), color=ORANGE, marker=marker or "", label="validation mIoU")
+        right.set_ylabel("validation mIoU, %", fontsize=8, color=ORANGE)
+        right.tick_params(labelsize=8)
+        right.spines["top"].set_visible(False)
+    axes.legend(handles=lines, fontsize=8, frameon=False, loc="center right")
+    _save(figure, path)
+
+
+def class_bars(models: Dict[str, Dict[str, Optional[float]]], path: Path, title: str) -> None:
+    """IoU of every class, of one or more models side by side.
+
+    Args:
+        models: by name, the IoU in percent by class; None for an absent class. All have the same classes.
+    """
+    names = list(next(iter(models.values())))
+    figure, axes = _figure(max(6.0, 0.7 * len(names)), 3.6, title)
+    width = 0.8 / len(models)
+    for i, (model, iou) in enumerate(models.items()):
+        values = [np.nan if iou[name] is None else iou[name] for name in names]
+        places = np.arange(len(names)) + (i + 0.5) * width - 0.4
+        bars = axes.bar(places, values, width, color=SERIES[i % len(SERIES)], label=model)
+        if len(models) == 1:
+            axes.bar_label(bars, fmt="%.0f", fontsize=7)
+    axes.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
+    axes.set_ylabel("IoU, %", fontsize=8)
+    axes.set_ylim(0, 100)
+    if len(models) > 1:
+        axes.legend(fontsize=8, frameon=False, ncols=len(models), loc="lower center", bbox_to_anchor=(0.5, 1.08))
+    _save(figure, path)
+
+
+def ablation_bars(rows: Sequence[Row], path: Path, title: str) -> None:
+    """mIoU of several variants: the mean as a bar, each seed a dot, the paper's figure a hollow diamond.
+
+    Args:
+        rows: of each variant its name, the seeds' mIoU in percent, and the paper's or None.
+    """
+    figure, axes = _figure(6.5, 0.9 + 0.36 * len(rows), title)
+    means = [float(np.mean(seeds)) for _, seeds, _ in rows]
+    places = range(len(rows))
+    axes.barh(places, means, 0.55, color="#9ecae1")
+    for i, (_, seeds, paper) in enumerate(rows):
+        axes.plot(seeds, [i] * len(seeds), "o", color=BLUE, markersize=4)
+        axes.annotate(f"{means[i]:.1f}", (means[i] / 2, i), ha="center", va="center", fontsize=7)
+        if paper is not None:
+            axes.plot([paper], [i], "D", markerfacecolor="none", color=ORANGE, markersize=5)
+    shown = [value for _, seeds, paper in rows for value in (*seeds, *([] if paper is None else [paper]))]
+    axes.set_xlim(max(0, 5 * (min(shown) // 5) - 10), min(100, max(shown) + 2))
+    axes.set_yticks(places, [name for name, _, _ in rows], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("mIoU, % (dots: seeds; diamonds: the paper's, on its data)", fontsize=8)
+    _save(figure, path)
+
+
+def confusion(counts: np.ndarray, names: Sequence[str], path: Path, title: str) -> None:
+    """A confusion matrix, each row in percent of its class's pixels.
+
+    Args:
+        counts: [target class, predicted class].
+    """
+    figure, axes = _figure(1.8 + 0.5 * len(names), 1.4 + 0.45 * len(names), title)
+    total = counts.sum(1, keepdims=True)
+    shares = np.divide(100.0 * counts, total, out=np.full(counts.shape, np.nan), where=total > 0)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+    for (i, j), share in np.ndenumerate(shares):
+        if share >= 0.5:
+            axes.annotate(
+                f"{share:.0f}", (j, i), ha="center", va="center", fontsize=7, color="w" if share > 60 else "k"
+            )
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_xlabel("predicted", fontsize=8)
+    axes.set_ylabel("labelled (rows: 100 %)", fontsize=8)
+    _save(figure, path)
+
+
+def panels(pictures: List[np.ndarray], path: Path, gap: int = 4) -> None:
+    """uint8 [H, W, 3] pictures of one size beside each other."""
+    from ..data.images import write_image
+
+    height = pictures[0].shape[0]
+    space = np.full((height, gap, 3), 255, np.uint8)
+    parts = [part for picture in pictures for part in (space, picture)][1:]
+    write_image(path, np.concatenate(parts, 1))

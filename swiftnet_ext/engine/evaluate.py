@@ -12,7 +12,7 @@ def evaluate(
     model: Any,
     data: LabelledImages,
     progress: Optional[Callable[[Iterable[int]], Iterable[int]]] = None,
-    also: Optional[Callable[[int, np.ndarray, np.ndarray], None]] = None,
+    also: Iterable[Callable[[int, np.ndarray, np.ndarray], None]] = (),
 ) -> ConfusionMatrix:
     """Segments every picture of a data set, one at a time, and counts.
 
@@ -20,7 +20,7 @@ def evaluate(
         model: has `segment(image)` and `num_classes`.
         data: pairs of pictures and labels.
         progress: wraps the range of indices, e.g. to draw a bar.
-        also: called with each picture's index, prediction and labels, for other counts from the same pass.
+        also: each is called with every picture's index, prediction and labels, for other counts from the same pass.
     """
     matrix = ConfusionMatrix(model.num_classes)
     indices: Iterable[int] = range(len(data))
@@ -28,6 +28,6 @@ def evaluate(
         image, labels = data[i]
         prediction = model.segment(image)
         matrix.update(prediction, labels)
-        if also is not None:
-            also(i, prediction, labels)
+        for update in also:
+            update(i, prediction, labels)
     return matrix

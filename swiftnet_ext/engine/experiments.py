@@ -27,7 +27,6 @@ from .evaluate import evaluate
 from .train import Trainer
 
 TABLE = Path(__file__).with_suffix(".yaml")
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Derived:
 
     members: Sequence[str]  # with a "+": of the next seed
     multi_scale: bool = False
-    dtype: str = "fp32"
+    dtype: str = "float32"  # of torch
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ class Queue:
                 if self._result(row, seed).exists() or not distinct or not all(m.exists() for m in members):
                     continue
                 self.say(f"row {row}, seed {seed}")
-                models = [load_checkpoint(str(m)).to(DTYPES[derived.dtype]) for m in members]
+                models = [load_checkpoint(str(m)).to(getattr(torch, derived.dtype)) for m in members]
                 factors = SUPPLEMENT_FACTORS if derived.multi_scale else (1.0,)
                 single = len(models) == 1 and not derived.multi_scale
                 figures = self._evaluate(models[0] if single else Ensemble(models, factors).eval(), "camvid")
@@ -167,7 +166,7 @@ class Queue:
         synthetic = kind == "synthetic"
         data = open_dataset(kind, self.data, "val", disparity=synthetic)
         bins = DisparityBins(data, []) if synthetic else None
-        matrix = evaluate(model.to(self.device), data, also=None if bins is None else bins.update)
+        matrix = evaluate(model.to(self.device), data, also=[] if bins is None else [bins.update])
         names, iou = [c.name for c in data.classes], 100 * matrix.iou()
         figures: Dict[str, Any] = {
             "mIoU": 100 * matrix.mean_iou(),
