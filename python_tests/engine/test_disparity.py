@@ -203,7 +203,9 @@ class TestErrors:
     def test_nothing_measured(self, tmp_path):
         labels = np.zeros((4, 5), int)
         write_pair(tmp_path, "a", labels, labels, labels)
-        with pytest.raises(DataError, match="no labelled pixel of split 'val' has a disparity: expected values from 1"):
+        with pytest.raises(
+            DataError, match="no labelled pixel of a and 0 more has a disparity: expected values from 1"
+        ):
             DisparityBins(self.folder(tmp_path))
 
     @pytest.mark.parametrize("edges", [(3,), (3, 3), (5, 4), (-1, 4), (math.nan, 4), (0, math.nan)])

@@ -44,13 +44,14 @@ class Augmentation:
         """The crop out of the scaled picture; only the part of it that is seen is resized."""
         factor = rng.uniform(*self.scale)
         spans = [_Span.random(size, factor, self.crop, rng) for size in labels.shape]
-        (rows, columns), size = spans, tuple(span.stop - span.start for span in reversed(spans))
+        rows, columns = spans
+        size = columns.stop - columns.start, rows.stop - rows.start
         box = (columns.first, rows.first, columns.last, rows.last)
         cut_image = np.full((self.crop, self.crop, 3), PADDING, np.uint8)
         cut_labels = np.full((self.crop, self.crop), IGNORED, np.uint8)
         where = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
-        cut_image[where] = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, box)
-        cut_labels[where] = Image.fromarray(labels).resize(size, Image.Resampling.NEAREST, box)
+        cut_image[where] = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, box))
+        cut_labels[where] = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST, box))
         return cut_image, cut_labels
 
 

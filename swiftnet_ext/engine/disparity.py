@@ -73,8 +73,8 @@ class DisparityBins:
         total = int(histogram.sum())
         if total == 0:
             raise DataError(
-                f"{data.root}: no labelled pixel of split {data.split!r} has a disparity: expected values from 1, got 0 "
-                "everywhere; check the disparity maps"
+                f"no labelled pixel of {data.name(0)} and {len(data) - 1} more has a disparity: expected values from 1, "
+                "got 0 everywhere; check the disparity maps"
             )
         self.measured = total / labelled
         self.bins: List[Bin] = []

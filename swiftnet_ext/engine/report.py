@@ -66,7 +66,7 @@ class Report:
     def _panels(self, index: int, prediction: np.ndarray) -> List[np.ndarray]:
         """Picture, labels, prediction, and where they differ."""
         image, labels = self.data[index]
-        errors = np.where((prediction == labels)[..., None], np.uint8(RIGHT), np.uint8(WRONG))
+        errors = np.where((prediction == labels)[..., None], np.array(RIGHT, np.uint8), np.array(WRONG, np.uint8))
         errors[labels == IGNORED] = UNKNOWN
         classes = self.data.classes
         return [image, colourise(labels, classes), colourise(prediction, classes), errors]

@@ -42,7 +42,8 @@ class Samples(Dataset):  # type: ignore[type-arg]
     def __getitem__(self, key: Key) -> Dict[str, Tensor]:
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
-        image, labels = self.augmentation(*self.data[index], rng)
+        image, labels = self.data[index]
+        image, labels = self.augmentation(image, labels, rng)
         sample = {"image": torch.from_numpy(image).permute(2, 0, 1), "labels": torch.from_numpy(labels)}
         if self.weights is not None:
             sample["weights"] = torch.from_numpy(self.weights(labels))

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, cast
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ..data.classes import overlay
 from ..data.files import replacing
 from ..data.images import write_image
+from ..data.labelled import LabelledImages
 from ..data.transforms import Augmentation
 from ..models import build_model, load_checkpoint, load_imagenet_encoder, save_checkpoint
 from ..models.swiftnet import SwiftNet
@@ -309,13 +310,18 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update_parameters(self.model)
-        return float(fabric.all_reduce(loss, reduce_op="mean"))
+        return float(self._over_processes(loss, "mean"))
 
     def _stops(self, stop: _Stop) -> bool:
         """Whether any process was asked to stop."""
         if self.fabric.world_size == 1:
             return stop.asked
-        return bool(self.fabric.all_reduce(torch.tensor(float(stop.asked)), reduce_op="sum"))
+        return bool(self._over_processes(torch.tensor(float(stop.asked)), "sum"))
+
+    def _over_processes(self, value: Tensor, reduction: str) -> Tensor:
+        """The sum or mean over all processes, on the CPU."""
+        reduced = self.fabric.all_reduce(self.fabric.to_device(value), reduce_op=reduction)
+        return cast(Tensor, reduced).cpu()
 
     def _loss(self, batch: Dict[str, Tensor]) -> Tensor:
         images = batch["image"].float()
@@ -332,12 +338,12 @@ class Trainer:
 
     def _validate(self) -> float:
         """mIoU in percent, each process a share of the pictures."""
-        model, data = self._evaluated().eval(), self.data.validation
+        model, data = self._evaluated().eval(), cast(LabelledImages, self.data.validation)
         matrix = ConfusionMatrix(model.num_classes)
         for i in range(self.fabric.global_rank, len(data), self.fabric.world_size):
             image, labels = data[i]
             matrix.update(model.segment(image), labels)
-        matrix.table = self.fabric.all_reduce(torch.from_numpy(matrix.table), reduce_op="sum").numpy()
+        matrix.table = self._over_processes(torch.from_numpy(matrix.table), "sum").numpy()
         return 100 * matrix.mean_iou()
 
     def _keep_best(self, record: Record) -> None:

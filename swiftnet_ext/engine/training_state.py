@@ -9,7 +9,7 @@ import pickle
 import random
 import re
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, cast
 
 import numpy as np
 import torch
@@ -92,7 +92,7 @@ def _read(path: Path) -> Dict[str, Any]:
 
 def random_states() -> Dict[str, Any]:
     """The states of all generators of random numbers, as write_state takes them."""
-    name, keys, *rest = np.random.get_state(legacy=True)
+    name, keys, *rest = cast(Any, np.random.get_state())
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
