@@ -61,7 +61,7 @@ def weights(out, name="weights.safetensors"):
 
 def test_a_run_writes_what_it_says(root, tmp_path):
     out = tmp_path / "run"
-    lines = run(root, out, "data.validation=val", "run.epochs=4", "optimizer.lr=2e-3", "optimizer.averaging=0")
+    lines = run(root, out, "data.validation=val", "run.epochs=4", "optimizer.lr=2e-3")
     assert yaml.safe_load((out / "config.yaml").read_text())["run"]["epochs"] == 4
     with open(out / "metrics.csv") as file:
         rows = list(csv.DictReader(file))
@@ -91,7 +91,7 @@ def test_learns_one_picture(root, tmp_path):
     counts = np.bincount(read_labels(root / "trainannot" / "a_001.png").ravel())[:11]
     frequencies = counts[counts > 0] / counts.sum()
     fixed = ("data.scale=[1, 1]", "data.flip=0", "data.colour=0", "data.crop=48", "run.batch=1", "run.epochs=60")
-    run(tmp_path, tmp_path / "run", *fixed, "optimizer.lr=1e-2", "optimizer.averaging=0", "run.checkpoint_minutes=1")
+    run(tmp_path, tmp_path / "run", *fixed, "optimizer.lr=1e-2", "run.checkpoint_minutes=1")
     losses = [record["loss"] for record in final_state(tmp_path / "run")["history"]]
     assert losses[-1] < 0.6 * -(frequencies * np.log(frequencies)).sum()
 
@@ -273,7 +273,7 @@ def test_ctrl_c_says_how_to_go_on(config_file, tmp_path):
 
 def test_two_processes_train_as_one(config_file, tmp_path):
     """Two processes on gloo take what one accumulates. In fp32 sums differ in order: compare with the first step's size."""
-    plain = ("optimizer.averaging=0", "run.batch=2", "run.epochs=2", "data.validation=val")
+    plain = ("run.batch=2", "run.epochs=2", "data.validation=val")
     one = swiftnet("train", config_file, *plain, "run.accumulate=2", "--out", tmp_path / "one")
     two = swiftnet("train", config_file, *plain, "run.devices=2", "--out", tmp_path / "two")
     assert one.returncode == 0 and two.returncode == 0, one.stderr + two.stderr

@@ -30,7 +30,7 @@ def values(root, **run):
     return {
         "model": {"name": "swiftnet_mnv2", "options": {"channels": 8}},
         "data": {"root": str(root), "kind": "folder", "crop": 32, "workers": 0, "colour": 0.2},
-        "optimizer": {"averaging": 0.9, "decay": "step"},
+        "optimizer": {"decay": "step"},
         "run": {"epochs": 3, "batch": 4, "accelerator": "cpu", "checkpoint_minutes": 0, **run},
     }
 

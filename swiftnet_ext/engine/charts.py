@@ -85,14 +85,15 @@ def ablation_bars(rows: Sequence[Row], path: Path, title: str) -> None:
     figure, axes = _figure(6.5, 0.9 + 0.36 * len(rows), title)
     means = [float(np.mean(seeds)) for _, seeds, _ in rows]
     places = range(len(rows))
+    shown = [value for _, seeds, paper in rows for value in (*seeds, *([] if paper is None else [paper]))]
+    lowest = max(0, 5 * (min(shown) // 5) - 10)
+    axes.set_xlim(lowest, min(100, max(shown) + 2))
     axes.barh(places, means, 0.55, color="#9ecae1")
     for i, (_, seeds, paper) in enumerate(rows):
         axes.plot(seeds, [i] * len(seeds), "o", color=BLUE, markersize=4)
-        axes.annotate(f"{means[i]:.1f}", (means[i] / 2, i), ha="center", va="center", fontsize=7)
+        axes.annotate(f"{means[i]:.1f}", (lowest + 0.5, i), ha="left", va="center", fontsize=7)
         if paper is not None:
             axes.plot([paper], [i], "D", markerfacecolor="none", color=ORANGE, markersize=5)
-    shown = [value for _, seeds, paper in rows for value in (*seeds, *([] if paper is None else [paper]))]
-    axes.set_xlim(max(0, 5 * (min(shown) // 5) - 10), min(100, max(shown) + 2))
     axes.set_yticks(places, [name for name, _, _ in rows], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("mIoU, % (dots: seeds; diamonds: the paper's, on its data)", fontsize=8)

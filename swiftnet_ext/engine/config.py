@@ -73,9 +73,6 @@ class OptimizerConfig:
     betas: Tuple[Share, Share] = (0.9, 0.99)
     weight_decay: NotNegative = 1e-4
     pretrained_divisor: Annotated[float, Field(ge=1)] = 4.0  # of both, for ImageNet's parameters
-    averaging: Annotated[float, Field(ge=0, lt=1)] = (
-        0.0  # decay of the moving average that is evaluated and kept; 0: none
-    )
 
 
 @dataclass(config=_strict)

@@ -19,7 +19,6 @@ import torch
 import yaml
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 
 from ..data.classes import overlay
@@ -36,7 +35,7 @@ from .losses import boundary_focal, boundary_weights, class_weights, cross_entro
 from .on_cpu import reuse_memory, strided_depthwise_in_fp32
 from .samples import Batches, Samples, load
 from .training_data import TrainingData, open_training_data
-from .training_state import StateError, newest, random_states, read_state, restore_random_states, write_state
+from .training_state import StateError, newest, random_states, read_state, restore_random_states, seed_all, write_state
 
 __all__ = ["Interrupted", "RunError", "StateError", "Trainer"]
 
@@ -81,7 +80,7 @@ def make_model(config: Config, num_classes: int, classes: List[str]) -> SwiftNet
     Raises:
         ConfigError: the weights are another network's. CheckpointError, OSError: they can't be loaded.
     """
-    torch.manual_seed(config.run.seed)
+    seed_all(config.run.seed)
     try:
         model = build_model(config.model.name, num_classes, **config.model.options)
     except (TypeError, ValueError) as error:
@@ -189,11 +188,6 @@ class Trainer:
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         optimizer = torch.optim.Adam(parameter_groups(self.model, config), config.optimizer.lr, config.optimizer.betas)
         self.module, self.optimizer = fabric.setup(self.model, optimizer)
-        self.average: Optional[AveragedModel] = None
-        if config.optimizer.averaging:
-            self.average = AveragedModel(
-                self.model, multi_avg_fn=get_ema_multi_avg_fn(config.optimizer.averaging), use_buffers=True
-            )
         near_boundary = config.loss.kind == "boundary_focal"
         weights = (lambda labels: boundary_weights(labels, config.loss.bins)) if near_boundary else None
         augmentation = Augmentation(config.data.crop, config.data.scale, config.data.flip, config.data.colour)
@@ -247,16 +241,13 @@ class Trainer:
     def _epochs(self, stop: _Stop) -> None:
         run = self.config.run
         while self.progress.epoch < run.epochs:
-            start, rate = (
-                time.perf_counter(),
-                Progress(self.progress.epoch).learning_rate(self.config, self.batches.steps),
-            )
+            start = time.perf_counter()
             self.module.train()
             self._epoch(stop)
             record: Record = {
                 "epoch": self.progress.epoch + 1,
                 "loss": self.progress.loss / self.batches.steps,
-                "lr": rate,
+                "lr": Progress(self.progress.epoch).learning_rate(self.config, self.batches.steps),
                 "seconds": round(time.perf_counter() - start, 1),
             }
             last = self.progress.epoch + 1 == run.epochs
@@ -308,8 +299,6 @@ class Trainer:
             loss += part.detach()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.average is not None:
-            self.average.update_parameters(self.model)
         return float(self._over_processes(loss, "mean"))
 
     def _stops(self, stop: _Stop) -> bool:
@@ -332,13 +321,9 @@ class Trainer:
             return cross_entropy(logits, batch["labels"], self.class_weights)
         return boundary_focal(logits, batch["labels"], batch["weights"], self.class_weights)
 
-    def _evaluated(self) -> SwiftNet:
-        """The network whose figures and weights are kept: the average where there is one."""
-        return self.model if self.average is None else self.average.module  # type: ignore[return-value]
-
     def _validate(self) -> float:
         """mIoU in percent, each process a share of the pictures."""
-        model, data = self._evaluated().eval(), cast(LabelledImages, self.data.validation)
+        model, data = self.model.eval(), cast(LabelledImages, self.data.validation)
         matrix = ConfusionMatrix(model.num_classes)
         for i in range(self.fabric.global_rank, len(data), self.fabric.world_size):
             image, labels = data[i]
@@ -350,7 +335,7 @@ class Trainer:
         if record.get("val_mIoU", -1.0) > self.progress.best:
             self.progress.best = record["val_mIoU"]
             if self.fabric.is_global_zero:
-                save_checkpoint(self._evaluated(), str(self.out / "best.safetensors"))
+                save_checkpoint(self.model, str(self.out / "best.safetensors"))
 
     def _log(self, record: Record) -> None:
         columns = ["epoch", "loss", "lr", "seconds", "val_mIoU"]
@@ -375,8 +360,8 @@ class Trainer:
                 "progress": vars(self.progress),
                 "history": self.history,
                 "model": self.model.state_dict(),
-                "average": None if self.average is None else self.average.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
+                "scaler": self.fabric.strategy.precision.state_dict(),  # of 16-mixed
                 "random": random_states(),
                 "processes": self.fabric.world_size,
             }
@@ -394,16 +379,15 @@ class Trainer:
         if state["processes"] != self.fabric.world_size:
             raise RunError(f"{path}: was written by {state['processes']} processes, here are {self.fabric.world_size}")
         self.model.load_state_dict(state["model"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.fabric.strategy.precision.load_state_dict(state["scaler"])
         self.progress, self.history = Progress(**state["progress"]), state["history"]
         restore_random_states(state["random"])
         self.say(f"going on from {path}")
 
     def _finish(self) -> None:
         if self.fabric.is_global_zero:
-            save_checkpoint(self._evaluated().eval(), str(self.out / "weights.safetensors"))
+            save_checkpoint(self.model.eval(), str(self.out / "weights.safetensors"))
             self.events.close()
             self.say(f"trained: {self.out / 'weights.safetensors'}")
         self.fabric.barrier()

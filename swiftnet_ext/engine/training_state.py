@@ -90,6 +90,13 @@ def _read(path: Path) -> Dict[str, Any]:
     return state
 
 
+def seed_all(seed: int) -> None:
+    """Seeds all generators of random numbers."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
 def random_states() -> Dict[str, Any]:
     """The states of all generators of random numbers, as write_state takes them."""
     name, keys, *rest = cast(Any, np.random.get_state())
