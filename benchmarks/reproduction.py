@@ -220,6 +220,14 @@ def page(results: Results) -> str:
         lines += [f"## {section.title}", "", section.about, "", *_table(section, results), ""]
         if any(_miou(results, row.name) for row in section.rows):
             lines += [f"![{section.title}](reproduction/{slug}.png)", ""]
+    if base is not None:
+        lines += [
+            "## Curve and classes",
+            "",
+            "![curve](reproduction/curve.png)",
+            "![classes](reproduction/classes.png)",
+            "",
+        ]
     lines += [
         DISPARITY,
         *_by_disparity(results),

@@ -1,0 +1,78 @@
+"""The page of experiments says what the result files say."""
+
+import json
+
+import pytest
+
+from benchmarks import reproduction
+
+
+def result(row, seed, miou, **more):
+    config = {
+        "run": {"epochs": 3, "batch": 4, "precision": "32-true"},
+        "data": {"crop": 64, "scale": [0.5, 2.0]},
+        "loss": {"class_balance": 0.3},
+        "optimizer": {"lr": 1e-3},
+    }
+    record = {
+        "row": row,
+        "seed": seed,
+        "mIoU": miou,
+        "device": "a-device",
+        "date": "2026-01-02",
+        "commit": "abcdef1234567",
+    }
+    return dict(record, torch="2.0", config=config, history=[{"epoch": 1, "loss": 1.0}], IoU={"Sky": miou}, **more)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    groups = [{"name": "nearest 5 %", "mIoU": 40.0}, {"name": "farthest 5 %", "mIoU": None}]
+    records = [
+        result("baseline", 0, 60.0), result("baseline", 1, 62.0),
+        result("half_resolution", 0, 55.0), result("half_resolution", 1, 58.0),
+        result("nearest", 0, 60.5), result("nearest", 1, 61.5),
+        result("without_spp", 0, 61.0), result("without_spp", 1, 63.0),
+        result("pyramid_2", 0, 61.0),
+        result("synthetic_single", 0, 50.0, disparity=groups),
+    ]  # fmt: skip
+    results = tmp_path / "a-device" / "experiments"
+    results.mkdir(parents=True)
+    for record in records:
+        (results / f"{record['row']}-{record['seed']}.json").write_text(json.dumps(record))
+    return tmp_path
+
+
+def test_the_page(folder):
+    page = reproduction.page(reproduction.load(folder))
+    lines = page.split("## Networks")[1].splitlines()
+    assert "| single scale, full resolution, bilinear, SPP | 61.00 | 60.00, 62.00 | | 75.35 | | |" in lines
+    assert "| half resolution | 56.50 | 55.00, 58.00 | -4.50 | 70.20 | -5.15 | agrees |" in lines
+    assert (
+        "| nearest instead of bilinear | 61.00 | 60.50, 61.50 | +0.00 | 73.69 | -1.66 | seeds disagree: no conclusion |"
+        in lines
+    )
+    assert "| without SPP | 62.00 | 61.00, 63.00 | +1.00 | 71.47 | -3.88 | differs |" in lines
+    assert "| pyramid, 2 levels | 61.00 | 61.00 | +1.00 | 75.45 | +0.10 | one seed: no conclusion |" in lines
+    assert "| pyramid, 3 levels | not run |  |  | 74.90 | -0.45 | not run |" in lines
+    assert "| single scale | 0 | 50.00 | 40.00 |  |" in lines
+    assert "- a-device: 10 results, 2026-01-02 to 2026-01-02, PyTorch 2.0, commits abcdef123" in lines
+    assert "Schedule: 3 epochs, batches of 4 crops of 64" in page
+
+
+def test_its_charts(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduction, "CHARTS", tmp_path / "charts")
+    results = reproduction.load(folder)
+    reproduction.draw(results)
+    drawn = {path.name for path in (tmp_path / "charts").iterdir()}
+    named = {part.split(")")[0] for part in reproduction.page(results).split("](reproduction/")[1:]}
+    assert named == drawn
+
+
+def test_every_row_is_an_experiment():
+    from swiftnet_ext.engine.experiments import read_table
+
+    table = read_table()
+    shown = {row.name for section in reproduction.SECTIONS for row in section.rows}
+    shown |= {row.name for row in reproduction.BY_DISPARITY}
+    assert shown == {*table.trained, *table.derived}
