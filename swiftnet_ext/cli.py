@@ -21,7 +21,6 @@ import torch
 from . import __version__, load_checkpoint, use_backend
 from .data.classes import classes_for
 from .data.datasets import KINDS, open_dataset
-from .data.files import replacing
 from .data.images import ImageError, find_images, write_image
 from .data.labelled import DataError
 from .engine.disparity import DisparityBins, check_edges
@@ -29,6 +28,7 @@ from .engine.evaluate import evaluate as run_evaluation
 from .engine.export import export_onnx
 from .engine.predict import median_seconds
 from .engine.predict import predict as run_prediction
+from .files import replacing
 from .models.checkpoint import CheckpointError, inspect_checkpoint
 from .nn.multi_scale import SUPPLEMENT_FACTORS, Ensemble
 from .ops import BackendError

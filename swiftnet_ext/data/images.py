@@ -10,7 +10,7 @@ from typing import Iterable, List
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .files import replacing
+from ..files import replacing
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "PPM", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".ppm", ".webp")

@@ -1,1 +1,1 @@
-"""What is done with networks: predicting, evaluating and exporting."""
+"""What is done with networks: training, predicting, evaluating and exporting."""

@@ -18,7 +18,7 @@ import yaml
 
 from .. import __version__
 from ..data.datasets import open_dataset
-from ..data.files import replacing
+from ..files import replacing
 from ..models import load_checkpoint
 from ..nn.multi_scale import SUPPLEMENT_FACTORS, Ensemble
 from .config import Config, ConfigError, as_dict, make_config, replaced

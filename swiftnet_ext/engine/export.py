@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from .. import __version__
-from ..data.files import replacing
+from ..files import replacing
 from ..models import SwiftNet
 from ..nn.fused import plain_pytorch
 from .exportable import Exportable

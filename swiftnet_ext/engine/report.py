@@ -8,9 +8,9 @@ from typing import Any, Dict, List, Tuple
 import numpy as np
 
 from ..data.classes import colourise, legend
-from ..data.files import replacing
 from ..data.images import write_image
 from ..data.labelled import IGNORED, LabelledImages
+from ..files import replacing
 from .charts import class_bars, confusion, panels
 from .confusion import ConfusionMatrix
 

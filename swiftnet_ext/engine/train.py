@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from ..data.classes import overlay
-from ..data.files import replacing
 from ..data.images import write_image
 from ..data.labelled import LabelledImages
 from ..data.transforms import Augmentation
+from ..files import replacing
 from ..models import build_model, load_checkpoint, load_imagenet_encoder, save_checkpoint
 from ..models.swiftnet import SwiftNet
 from .charts import learning_curves

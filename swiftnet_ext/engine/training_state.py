@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Optional, cast
 import numpy as np
 import torch
 
-from ..data.files import replacing
+from ..files import replacing
 
 KEPT = 2
 _HEADER = b"swiftnet_ext training 1 "

@@ -3,11 +3,13 @@
 import json
 import os
 import re
+from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
+from ..files import replacing
 from ..nn.layers import BLEND_GROUPS
 from . import safetensors_file
 from .build import CHANNELS, MODELS, build_model, option_values
@@ -277,15 +279,9 @@ def save_checkpoint(model: SwiftNet, path: str, classes: Optional[Sequence[str]]
     }
     if names is not None:
         metadata["classes"] = json.dumps(names)
-    path = os.fspath(path)
-    temporary = "{}.{}.tmp".format(path, os.getpid())
-    try:
-        tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-        save_file(tensors, temporary, metadata=metadata)
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    with replacing(Path(os.fspath(path))) as temporary:
+        save_file(tensors, str(temporary), metadata=metadata)
 
 
 def _for_levels(tensors: Dict[str, Tensor], expected: Dict[str, Tensor]) -> Dict[str, Tensor]:

@@ -12,18 +12,19 @@ def replacing(path: Path) -> Iterator[Path]:
 
     It is on the disk before it gets the name: what has the name after a crash is whole.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(".{}.{}.tmp".format(path.name, os.getpid()))
     try:
         yield temporary
         _to_disk(temporary)
-        os.replace(temporary, path)
+        os.replace(str(temporary), str(path))
         _to_disk(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.exists():
+            temporary.unlink()
 
 
 def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(str(path), os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
