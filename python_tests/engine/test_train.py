@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -143,7 +144,9 @@ def test_killed_at_random_moments(root, tmp_path):
     assert result.returncode == 0, result.stderr
     outcome = json.loads(result.stdout)
     print(outcome)
-    assert outcome["kills"] == kills and outcome["loaded"] > kills / 4
+    assert (
+        outcome["kills"] == kills and outcome["loaded"] > 0
+    )  # one that could not be read would have failed the script
     assert outcome["finished"] > 0 and outcome["equal"] == outcome["finished"] and outcome["left over"] == 0
 
 
@@ -255,6 +258,24 @@ def test_the_command(config_file, tmp_path):
     wrong = swiftnet("train", config_file, "run.epochs=many", "--out", tmp_path / "other")
     assert wrong.returncode == 2 and "run.epochs: input should be a valid integer" in wrong.stderr
     assert not (tmp_path / "other").exists()
+
+
+def test_a_full_disk_keeps_the_run(config_file, tmp_path):
+    """A limit on the size of files stands for it, as low as the checkpoint that is there."""
+
+    def limited():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+
+    assert swiftnet("train", config_file, "run.epochs=1", "--out", tmp_path / "whole").returncode == 0
+    out = tmp_path / "run"
+    result = swiftnet("train", config_file, "run.epochs=1", "--out", out, preexec_fn=limited)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert "step_00000001.ckpt: can't be written (File too large); there is no older checkpoint" in result.stderr
+    assert not list((out / "checkpoints").iterdir())
+    again = swiftnet("train", config_file, "run.epochs=1", "--out", out, "--resume")
+    assert again.returncode == 0, again.stderr
+    assert not differing(final_state(out), final_state(tmp_path / "whole"))
 
 
 def test_ctrl_c_says_how_to_go_on(config_file, tmp_path):
