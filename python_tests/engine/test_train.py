@@ -305,3 +305,17 @@ def test_two_processes_train_as_one(config_file, tmp_path):
     moved = torch.cat([(a["model"][n] - start[n]).flatten() for n in learnt]).norm()
     apart = torch.cat([(a["model"][n] - b["model"][n]).flatten() for n in learnt]).norm()
     assert apart < 0.05 * moved
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_half_precision_on_a_gpu(root, tmp_path):
+    """The scale of the gradients comes back from a checkpoint."""
+    options = ("run.accelerator=cuda", "run.precision=16-mixed", "data.validation=val")
+    run(root, tmp_path / "whole", *options)
+    state = read_state(newest(tmp_path / "whole" / "checkpoints"))
+    assert state["scaler"]["scale"] > 0 and math.isfinite(state["history"][-1]["loss"])
+    older = min((tmp_path / "whole" / "checkpoints").iterdir())
+    trainer = Trainer(make_config(replaced(values(root), options)), tmp_path / "parts", lambda line: None)
+    trainer.run(resume_from=older)
+    again = read_state(newest(tmp_path / "parts" / "checkpoints"))
+    assert again["scaler"] == state["scaler"]
