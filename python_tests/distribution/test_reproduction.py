@@ -1,10 +1,14 @@
 """The page of experiments says what the result files say."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
-from benchmarks import reproduction
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import reproduction
 
 
 def result(row, seed, miou, **more):
