@@ -177,7 +177,9 @@ def _by_disparity(results: Results) -> List[str]:
     single, pyramid = (results.get(row.name, {}) for row in BY_DISPARITY)
     seeds = sorted(set(single) & set(pyramid))
     lines = [
-        "| pixels | share, % | classes | " + " | ".join(row.label for row in BY_DISPARITY) + " | difference | direction |",
+        "| pixels | share, % | classes | "
+        + " | ".join(row.label for row in BY_DISPARITY)
+        + " | difference | direction |",
         "| --- | ---: | ---: | --- | --- | --- | --- |",
     ]
     for i, group in enumerate(single[seeds[0]]["disparity"] if seeds else ()):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
@@ -28,15 +29,17 @@ from .engine.evaluate import evaluate as run_evaluation
 from .engine.export import export_onnx
 from .engine.predict import median_seconds
 from .engine.predict import predict as run_prediction
+from .engine.provenance import provenance
 from .files import replacing
-from .models.checkpoint import CheckpointError, inspect_checkpoint
+from .models.checkpoint import SHIPPED, CheckpointError, inspect_checkpoint
 from .nn.multi_scale import SUPPLEMENT_FACTORS, Ensemble
 from .ops import BackendError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
+SHIPPED_NAMES = "one of the shipped ones: " + ", ".join(SHIPPED)
 WEIGHTS = typer.Option(
-    None, "--weights", help="A checkpoint; several, each with --weights, are an ensemble. The shipped CamVid weights."
+    None, "--weights", help=f"A checkpoint, or {SHIPPED_NAMES}; several, each with --weights, are an ensemble."
 )
 DEVICE = typer.Option(None, "--device", help="cpu, cuda or cuda:N; a GPU where there is one if left out.")
 BACKEND = typer.Option("auto", "--backend", help="auto, reference, cpu, emulated or cuda.")
@@ -221,6 +224,7 @@ def evaluate(
         _print_disparity(records, bins.measured)
     mean = 100 * matrix.mean_iou()
     figures: Dict[str, Any] = {
+        **provenance(shlex.join(["swiftnet", *sys.argv[1:]]), next(model.parameters()).device),
         "model": repr(model),
         "dtype": dtype,
         "pictures": len(folder),
@@ -339,7 +343,7 @@ def _size(text: str) -> Optional[Tuple[int, int]]:
 def export(
     out: Path = typer.Option(..., "--out", help="The file to write, .onnx."),
     size: str = typer.Option(..., "--size", help="WIDTHxHEIGHT of the images, e.g. 480x360, or dynamic for any."),
-    weights: Optional[Path] = typer.Option(None, "--weights", help="A checkpoint; the shipped CamVid weights."),
+    weights: Optional[Path] = typer.Option(None, "--weights", help=f"A checkpoint, or {SHIPPED_NAMES}."),
     output: str = typer.Option("labels", "--output", help="labels, probabilities or logits."),
     batch: int = typer.Option(1, "--batch", help="Images a run; 0 for any number."),
     opset: int = typer.Option(13, "--opset", help="ONNX's operator set, 13 to 17; TensorRT 8.0 takes 13."),
@@ -359,7 +363,7 @@ def export(
 
 
 @app.command()
-def inspect(weights: Path = typer.Argument(..., help="A checkpoint.")) -> None:
+def inspect(weights: Path = typer.Argument(..., help=f"A checkpoint, or {SHIPPED_NAMES}.")) -> None:
     """Say what a checkpoint holds: who wrote it, the network, its options."""
     info = inspect_checkpoint(str(weights))
     typer.echo(str(info))

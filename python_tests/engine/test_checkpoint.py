@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import swiftnet_ext as sx
-from swiftnet_ext.models.checkpoint import CheckpointError, default_weights
+from swiftnet_ext.models.checkpoint import CheckpointError, shipped_weights
 from swiftnet_ext.models.mobilenet_v2 import conv_bn_relu6
 from swiftnet_ext.models.safetensors_file import DamagedFile, read, read_plain
 
@@ -43,6 +43,8 @@ def test_saved_is_loaded(name, options, tmp_path):
     for k, v in model.state_dict().items():
         assert torch.equal(v, loaded.state_dict()[k]), k
     assert os.listdir(tmp_path) == ["a.safetensors"]
+    (tmp_path / "b").touch()
+    assert os.stat(tmp_path / "a.safetensors").st_mode == os.stat(tmp_path / "b").st_mode
 
 
 def test_a_header_of_any_length_is_no_pickle(tmp_path):
@@ -129,8 +131,8 @@ def test_a_small_file_cannot_ask_for_what_it_does_not_hold(key, tensor, metadata
 
 class TestPlainReader:
     def test_reads_what_the_library_reads(self):
-        tensors, metadata = read_plain(default_weights())
-        expected, stated = read(default_weights())
+        tensors, metadata = read_plain(shipped_weights())
+        expected, stated = read(shipped_weights())
         assert metadata == stated and set(tensors) == set(expected)
         assert all(torch.equal(tensors[k], v) and tensors[k].dtype == v.dtype for k, v in expected.items())
 
@@ -219,11 +221,32 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.safetensors"]
 
 
-def test_shipped_weights_load():
-    model = sx.load_checkpoint()
-    assert (model.name, model.num_classes, model.options["head"]) == ("swiftnet_mnv2", 11, "1x1")
-    state, stored = model.state_dict(), load_file(default_weights())
+@pytest.mark.parametrize(
+    "given, name",
+    [(None, "swiftnet_mnv2"), ("camvid_mnv2", "swiftnet_mnv2"), ("camvid_pyr_mnv2", "swiftnet_pyr_mnv2")],
+)
+def test_shipped_weights_load(given, name):
+    model, info = sx.load_checkpoint(given), sx.inspect_checkpoint(given)
+    assert (model.name, model.num_classes, model.options["head"]) == (name, 11, "1x1")
+    assert model.classes[3] == "Road" and {"data", "recipe", "licence"} <= set(info.metadata)
+    state, stored = model.state_dict(), load_file(shipped_weights(given))
+    assert {v.dtype for v in stored.values()} == {torch.float16, torch.int64}
     assert all(torch.equal(state[k], v.float()) for k, v in stored.items() if v.is_floating_point())
+
+
+def test_a_file_goes_before_the_shipped_weights_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sx.save_checkpoint(sx.build_model("swiftnet_mnv2", num_classes=2), "camvid_mnv2")
+    assert sx.load_checkpoint("camvid_mnv2").num_classes == 2
+
+
+def test_notes_are_metadata(tmp_path):
+    model, path = sx.build_model("swiftnet_mnv2", num_classes=2), tmp_path / "a.safetensors"
+    sx.save_checkpoint(model, path, notes={"licence": "research use"})
+    assert sx.inspect_checkpoint(path).metadata["licence"] == "research use"
+    with pytest.raises(ValueError, match="notes: classes, model is the file's own"):
+        sx.save_checkpoint(model, path, notes={"licence": "", "model": "mine", "classes": "[]"})
+    assert sx.inspect_checkpoint(path).metadata["licence"] == "research use"
 
 
 def torchvision_resnet18_shapes():

@@ -10,7 +10,7 @@ import swiftnet_ext as sx
 from swiftnet_ext.data.folder import SegmentationFolder
 from swiftnet_ext.engine.config import ConfigError
 from swiftnet_ext.engine.evaluate import evaluate
-from swiftnet_ext.engine.experiments import Derived, Queue, Table, commit_result, device_name, read_table
+from swiftnet_ext.engine.experiments import Derived, Queue, Table, commit_result, read_table
 from swiftnet_ext.engine.train import Trainer
 
 from .tiny_run import values, write_pictures
@@ -123,7 +123,3 @@ def test_results_are_committed(tmp_path):
     assert "Result of the experiment plain-0" in shown.stdout and "1 file changed" in shown.stdout
     with pytest.raises(OSError, match="plain-0.json is written"):
         commit_result(result)  # nothing new
-
-
-def test_devices_have_folders():
-    assert device_name(torch.device("cpu")).startswith("cpu-") and device_name(torch.device("cpu")).endswith("-cores")

@@ -17,7 +17,7 @@ import swiftnet_ext as sx
 from swiftnet_ext import cli
 from swiftnet_ext.data.synthetic import render_scene
 from swiftnet_ext.engine.export import export_onnx
-from swiftnet_ext.models import default_weights
+from swiftnet_ext.models import shipped_weights
 
 # operators that TensorRT 8.0's parser has; with fixed sizes there is nothing else
 PLAIN = {
@@ -315,7 +315,7 @@ class TestCommand:
 
     def test_width_comes_first(self, export, tmp_path):
         out = tmp_path / "new" / "a.onnx"
-        status, said, errors = export("--out", out, "--size", "96x64", "--weights", default_weights())
+        status, said, errors = export("--out", out, "--size", "96x64", "--weights", shipped_weights())
         assert (status, errors) == (0, "")
         assert said.startswith(f"{out}: swiftnet_mnv2, images 96x64 (width x height), labels, opset 13, ")
         assert len(said.splitlines()) == 1

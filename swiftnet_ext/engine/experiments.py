@@ -4,10 +4,7 @@ A row whose result file is there is done; one that was interrupted goes on from 
 as many sittings, and on as many machines, as it needs. The validation split is read once for each row.
 """
 
-import datetime
 import json
-import platform
-import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +13,6 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 import torch
 import yaml
 
-from .. import __version__
 from ..data.datasets import open_dataset
 from ..files import replacing
 from ..models import load_checkpoint
@@ -24,6 +20,7 @@ from ..nn.multi_scale import SUPPLEMENT_FACTORS, Ensemble
 from .config import Config, ConfigError, as_dict, make_config, replaced
 from .disparity import DisparityBins
 from .evaluate import evaluate
+from .provenance import provenance
 from .train import Trainer
 
 TABLE = Path(__file__).with_suffix(".yaml")
@@ -63,18 +60,6 @@ def read_table(path: Path = TABLE) -> Table:
     values = yaml.safe_load(path.read_text())
     derived = {name: Derived(**fields) for name, fields in values["derived"].items()}
     return Table(values["base"], values["trained"], derived)
-
-
-def device_name(device: torch.device) -> str:
-    """As folders of results are called: cpu-amd-epyc-2-cores, nvidia-h100-80gb-hbm3."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        cpuinfo = Path("/proc/cpuinfo")
-        lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-        models = [line.split(":", 1)[1] for line in lines if line.startswith("model name")]
-        name = f"cpu {models[0] if models else platform.machine()} {len(models) or 1} cores"
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 class Queue:
@@ -185,12 +170,7 @@ class Queue:
         record = {
             "row": row,
             "seed": seed,
-            "device": device_name(self.device),
-            "date": datetime.date.today().isoformat(),
-            "commit": commit(),
-            "version": __version__,
-            "torch": torch.__version__,
-            "command": f"swiftnet experiments --rows {row} --seeds {seed}",
+            **provenance(f"swiftnet experiments --rows {row} --seeds {seed}", self.device),
             **figures,
         }
         with replacing(path) as temporary:
@@ -198,16 +178,6 @@ class Queue:
         self.say(f"row {row}, seed {seed}: mIoU {figures['mIoU']:.2f}; {path}")
         if self.done is not None:
             self.done(path)
-
-
-def _git(*arguments: str, folder: Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True)
-
-
-def commit() -> Optional[str]:
-    """The source's commit; None where it is no checkout."""
-    found = _git("rev-parse", "HEAD", folder=Path(__file__).resolve().parent)
-    return found.stdout.strip() if found.returncode == 0 else None
 
 
 def commit_result(path: Path) -> None:
@@ -218,6 +188,6 @@ def commit_result(path: Path) -> None:
     """
     message = f"Result of the experiment {path.stem}"
     for arguments in (("add", "--", path.name), ("commit", "-q", "-m", message, "--", path.name)):
-        outcome = _git(*arguments, folder=path.parent)
+        outcome = subprocess.run(["git", *arguments], cwd=path.parent, capture_output=True, text=True)
         if outcome.returncode != 0:
             raise OSError(f"git {arguments[0]}: {(outcome.stderr or outcome.stdout).strip()}; {path} is written")

@@ -3,11 +3,11 @@
 from .build import MODELS, build_model
 from .checkpoint import (
     CheckpointInfo,
-    default_weights,
     inspect_checkpoint,
     load_checkpoint,
     load_imagenet_encoder,
     save_checkpoint,
+    shipped_weights,
 )
 from .swiftnet import SwiftNet
 
@@ -16,7 +16,7 @@ __all__ = [
     "CheckpointInfo",
     "SwiftNet",
     "build_model",
-    "default_weights",
+    "shipped_weights",
     "inspect_checkpoint",
     "load_checkpoint",
     "load_imagenet_encoder",

@@ -17,6 +17,7 @@ from .swiftnet import IMAGENET_MEAN, IMAGENET_STD, SwiftNet
 
 FORMAT = "swiftnet_ext 1"
 PREPROCESSING = "RGB 0..255; (x - backbone.img_mean) / backbone.img_std inside the model"
+SHIPPED = ("camvid_mnv2", "camvid_pyr_mnv2")  # the weights that come with the package, the first by default
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # where training scripts put the weights
 
 
@@ -43,11 +44,23 @@ class CheckpointInfo(NamedTuple):
         )
 
 
-def default_weights() -> str:
-    """The path of the weights that come with the package: MobileNetV2, CamVid's 11 classes."""
-    return os.path.join(
-        os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "weights", "camvid_mnv2.safetensors"
-    )
+def shipped_weights(name: Optional[str] = None) -> str:
+    """The path of weights that come with the package: "camvid_mnv2" (also None) or "camvid_pyr_mnv2".
+
+    Raises:
+        ValueError: another name.
+    """
+    name = SHIPPED[0] if name is None else name
+    if name not in SHIPPED:
+        raise ValueError("name: expected one of {}, got {!r}".format(", ".join(SHIPPED), name))
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return os.path.join(package, "weights", name + ".safetensors")
+
+
+def _located(path: Optional[str]) -> str:
+    """The file of a `load_checkpoint` argument; a file goes before shipped weights of the same name."""
+    path = SHIPPED[0] if path is None else os.fspath(path)
+    return shipped_weights(path) if path in SHIPPED and not os.path.exists(path) else path
 
 
 def _read(path: str) -> safetensors_file.Content:
@@ -214,7 +227,7 @@ def inspect_checkpoint(path: Optional[str] = None) -> CheckpointInfo:
 
     Args, Raises: as load_checkpoint.
     """
-    path = default_weights() if path is None else os.fspath(path)
+    path = _located(path)
     return _detect(*_read(path), path)
 
 
@@ -227,7 +240,8 @@ def load_checkpoint(path: Optional[str] = None) -> SwiftNet:
 
     Args:
         path: a .safetensors file, or a state dict of torch.save (read without executing anything; PyTorch 2.6 or later);
-            None for the weights that come with the package (MobileNetV2, CamVid's 11 classes).
+            "camvid_mnv2" (also None) or "camvid_pyr_mnv2" for the weights that come with the package: single scale and
+            pyramid, MobileNetV2, CamVid's 11 classes.
 
     Returns:
         The network; `classes` are the classes' names where the file has them, else None, and `loaded_from` says what was
@@ -236,7 +250,7 @@ def load_checkpoint(path: Optional[str] = None) -> SwiftNet:
     Raises:
         CheckpointError: a file that is no checkpoint, or does not fit; the first differences are listed.
     """
-    path = default_weights() if path is None else os.fspath(path)
+    path = _located(path)
     tensors, metadata = _read(path)
     info = _detect(tensors, metadata, path)
     try:
@@ -252,20 +266,23 @@ def load_checkpoint(path: Optional[str] = None) -> SwiftNet:
     return model.eval()
 
 
-def save_checkpoint(model: SwiftNet, path: str, classes: Optional[Sequence[str]] = None) -> None:
+def save_checkpoint(
+    model: SwiftNet, path: str, classes: Optional[Sequence[str]] = None, notes: Optional[Dict[str, str]] = None
+) -> None:
     """Writes a model's weights with what is needed to build it again; the file is replaced as a whole or not at all.
 
     Args:
         model: of build_model or load_checkpoint.
         path: the .safetensors file.
         classes: the classes' names; the model's own if left out.
+        notes: what else the file shall say of itself, e.g. {"data": ..., "licence": ...}; `swiftnet inspect` shows it.
 
     Raises:
         ImportError: safetensors is not installed. OSError: the file can't be written. ValueError: not as many names as
-        the model has classes.
+        the model has classes, or a note of a name that the file needs itself.
     """
     try:
-        from safetensors.torch import save_file
+        from safetensors.torch import save
     except ImportError:
         raise ImportError('save_checkpoint needs safetensors: pip install "swiftnet_ext[cli]"')
     names = model.classes if classes is None else list(classes)
@@ -279,9 +296,13 @@ def save_checkpoint(model: SwiftNet, path: str, classes: Optional[Sequence[str]]
     }
     if names is not None:
         metadata["classes"] = json.dumps(names)
+    taken = sorted({*metadata, "classes"} & set(notes or {}))
+    if taken:
+        raise ValueError("notes: {} is the file's own; choose another name".format(", ".join(taken)))
+    metadata.update(notes or {})
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     with replacing(Path(os.fspath(path))) as temporary:
-        save_file(tensors, str(temporary), metadata=metadata)
+        temporary.write_bytes(save(tensors, metadata=metadata))  # save_file's would be the user's alone to read
 
 
 def _for_levels(tensors: Dict[str, Tensor], expected: Dict[str, Tensor]) -> Dict[str, Tensor]:

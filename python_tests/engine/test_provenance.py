@@ -1,0 +1,51 @@
+"""Result files name the source's commit where it has one, and no other's."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+import swiftnet_ext
+from swiftnet_ext.engine.provenance import device_name, provenance
+
+PACKAGE = Path(swiftnet_ext.__file__).parent
+COMMIT = "from swiftnet_ext.engine.provenance import commit; print(commit())"
+
+
+def commit_in(folder):
+    found = subprocess.run([sys.executable, "-c", COMMIT], cwd=folder, capture_output=True, text=True, check=True)
+    return found.stdout.strip()
+
+
+def git(folder, *arguments):
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    return subprocess.run(
+        ["git", *who, *arguments], cwd=folder, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def test_the_commit_is_the_packages_own(tmp_path):
+    ignored = shutil.ignore_patterns("*.so", "__pycache__", "weights")
+    shutil.copytree(PACKAGE, tmp_path / "swiftnet_ext", ignore=ignored)
+    assert commit_in(tmp_path) == "None"  # no checkout
+    git(tmp_path, "init", "-q")
+    (tmp_path / "other.txt").write_text("a user's own project")
+    git(tmp_path, "add", "other.txt")
+    git(tmp_path, "commit", "-q", "-m", "a")
+    assert commit_in(tmp_path) == "None"  # somebody else's checkout, the package is installed into it
+    git(tmp_path, "add", "swiftnet_ext")
+    git(tmp_path, "commit", "-q", "-m", "b")
+    assert commit_in(tmp_path) == git(tmp_path, "rev-parse", "HEAD")
+    with (tmp_path / "swiftnet_ext" / "cli.py").open("a") as file:
+        file.write("# changed\n")
+    assert commit_in(tmp_path) == git(tmp_path, "rev-parse", "HEAD") + "-dirty"
+
+
+def test_what_a_result_says():
+    said = provenance("swiftnet evaluate", torch.device("cpu"))
+    assert set(said) == {"device", "date", "commit", "version", "python", "torch", "command"}
+    assert said["command"] == "swiftnet evaluate" and said["torch"] == torch.__version__
+    assert said["device"] == device_name(torch.device("cpu"))
+    assert said["device"].startswith("cpu-") and said["device"].endswith("-cores")
