@@ -1,10 +1,14 @@
 """The page of experiments says what the result files say."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
-from benchmarks import reproduction
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import reproduction
 
 
 def result(row, seed, miou, **more):
@@ -25,16 +29,22 @@ def result(row, seed, miou, **more):
     return dict(record, torch="2.0", config=config, history=[{"epoch": 1, "loss": 1.0}], IoU={"Sky": miou}, **more)
 
 
+def group(name, miou):
+    return {"name": name, "share": 7.0, "mIoU": miou, "IoU": {"Sky": None, "Road": miou}, "absent": ["Sky"]}
+
+
 @pytest.fixture
 def folder(tmp_path):
-    groups = [{"name": "nearest 5 %", "mIoU": 40.0}, {"name": "farthest 5 %", "mIoU": None}]
+    near = [group("nearest 5 %, from 9 px", 40.0), group("farthest 5 %, to 1 px", 20.0), group("0 to 2 px", 21.0)]
+    far = [group("nearest 5 %, from 9 px", 41.0), group("farthest 5 %, to 1 px", 22.0), group("0 to 2 px", 21.0)]
     records = [
         result("baseline", 0, 60.0), result("baseline", 1, 62.0),
         result("half_resolution", 0, 55.0), result("half_resolution", 1, 58.0),
         result("nearest", 0, 60.5), result("nearest", 1, 61.5),
         result("without_spp", 0, 61.0), result("without_spp", 1, 63.0),
         result("pyramid_2", 0, 61.0),
-        result("synthetic_single", 0, 50.0, disparity=groups),
+        result("synthetic_single", 0, 50.0, disparity=near), result("synthetic_single", 1, 50.0, disparity=near),
+        result("synthetic_pyramid", 0, 51.0, disparity=far), result("synthetic_pyramid", 1, 51.0, disparity=far),
     ]  # fmt: skip
     results = tmp_path / "a-device" / "experiments"
     results.mkdir(parents=True)
@@ -55,8 +65,11 @@ def test_the_page(folder):
     assert "| without SPP | 62.00 | 61.00, 63.00 | +1.00 | 71.47 | -3.88 | differs |" in lines
     assert "| pyramid, 2 levels | 61.00 | 61.00 | +1.00 | 75.45 | +0.10 | one seed: no conclusion |" in lines
     assert "| pyramid, 3 levels | not run |  |  | 74.90 | -0.45 | not run |" in lines
-    assert "| single scale | 0 | 50.00 | 40.00 |  |" in lines
-    assert "- a-device: 10 results, 2026-01-02 to 2026-01-02, PyTorch 2.0, commits abcdef123" in lines
+    lines = page.split("## By disparity")[1].splitlines()
+    assert "| nearest 5 %, from 9 px | 7.0 | 1 | 40.00, 40.00 | 41.00, 41.00 | +1.00, +1.00 | agrees |" in lines
+    assert "| farthest 5 %, to 1 px | 7.0 | 1 | 20.00, 20.00 | 22.00, 22.00 | +2.00, +2.00 | differs |" in lines
+    assert "| 0 to 2 px | 7.0 | 1 | 21.00, 21.00 | 21.00, 21.00 | +0.00, +0.00 | equal |" in lines
+    assert "- a-device: 13 results, 2026-01-02 to 2026-01-02, PyTorch 2.0, commits abcdef123" in lines
     assert "Schedule: 3 epochs, batches of 4 crops of 64" in page
 
 

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from swiftnet_ext.data.labelled import DataError
 from swiftnet_ext.data.transforms import Augmentation
+from swiftnet_ext.engine.config import ConfigError
 from swiftnet_ext.engine.samples import Batches, Samples, load
 
 
@@ -37,7 +39,7 @@ def test_from_any_step_on():
 
 
 def test_too_few_samples():
-    with pytest.raises(ValueError, match=r"run.batch: a step takes 24 .* has 10; lower"):
+    with pytest.raises(ConfigError, match=r"run.batch: a step takes 24 .* has 10; lower"):
         Batches(10, 6, 2, 0, 2, 0)
 
 
@@ -49,3 +51,14 @@ def test_workers_change_nothing():
     for a, b in zip(*runs):
         assert all((a[name] == b[name]).all() for name in ("image", "labels", "weights"))
     assert (runs[0][0]["weights"] == runs[0][0]["labels"] // 2).all()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_picture_is_named(workers):
+    class Damaged(Pictures):
+        def __getitem__(self, index):
+            raise DataError(f"/data/{index}.png: label 13, expected 0 to 11")
+
+    samples = Samples(Damaged(), Augmentation(32), 0)
+    with pytest.raises(DataError, match=r"^/data/\d.png: label 13, expected 0 to 11$"):
+        list(load(samples, Batches(10, 4, 1, 0, 1, 0), 0, 0, workers, pin=False))

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -143,7 +144,7 @@ def test_killed_at_random_moments(root, tmp_path):
     assert result.returncode == 0, result.stderr
     outcome = json.loads(result.stdout)
     print(outcome)
-    assert outcome["kills"] == kills and outcome["loaded"] > kills / 4
+    assert outcome["kills"] == kills and outcome["loaded"] > 0  # the script fails where one can't be read
     assert outcome["finished"] > 0 and outcome["equal"] == outcome["finished"] and outcome["left over"] == 0
 
 
@@ -257,6 +258,24 @@ def test_the_command(config_file, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+def test_a_full_disk_keeps_the_run(config_file, tmp_path):
+    """A limit on the size of files stands for it, as low as the checkpoint that is there."""
+
+    def limited():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+
+    assert swiftnet("train", config_file, "run.epochs=1", "--out", tmp_path / "whole").returncode == 0
+    out = tmp_path / "run"
+    result = swiftnet("train", config_file, "run.epochs=1", "--out", out, preexec_fn=limited)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert "step_00000001.ckpt: can't be written (File too large); there is no older checkpoint" in result.stderr
+    assert not list((out / "checkpoints").iterdir())
+    again = swiftnet("train", config_file, "run.epochs=1", "--out", out, "--resume")
+    assert again.returncode == 0, again.stderr
+    assert not differing(final_state(out), final_state(tmp_path / "whole"))
+
+
 def test_ctrl_c_says_how_to_go_on(config_file, tmp_path):
     command = [sys.executable, "-m", "swiftnet_ext.cli", "train", config_file, "run.epochs=100000", "--out", tmp_path]
     env = dict(os.environ, OMP_NUM_THREADS="1")
@@ -286,3 +305,17 @@ def test_two_processes_train_as_one(config_file, tmp_path):
     moved = torch.cat([(a["model"][n] - start[n]).flatten() for n in learnt]).norm()
     apart = torch.cat([(a["model"][n] - b["model"][n]).flatten() for n in learnt]).norm()
     assert apart < 0.05 * moved
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_half_precision_on_a_gpu(root, tmp_path):
+    """The scale of the gradients comes back from a checkpoint."""
+    options = ("run.accelerator=cuda", "run.precision=16-mixed", "data.validation=val")
+    run(root, tmp_path / "whole", *options)
+    state = read_state(newest(tmp_path / "whole" / "checkpoints"))
+    assert state["scaler"]["scale"] > 0 and math.isfinite(state["history"][-1]["loss"])
+    older = min((tmp_path / "whole" / "checkpoints").iterdir())
+    trainer = Trainer(make_config(replaced(values(root), options)), tmp_path / "parts", lambda line: None)
+    trainer.run(resume_from=older)
+    again = read_state(newest(tmp_path / "parts" / "checkpoints"))
+    assert again["scaler"] == state["scaler"]

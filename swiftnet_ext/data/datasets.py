@@ -51,7 +51,9 @@ class SyntheticScenes(LabelledImages):
         return np.where(labels == UNLABELLED, IGNORED, labels).astype(np.uint8)
 
     def disparity(self, index: int, shape: Tuple[int, ...]) -> np.ndarray:
-        return np.minimum(256 * self._scene(index).disparity + 1, 65535).astype(np.uint16)
+        pixels = self._scene(index).disparity
+        raw = np.minimum(256 * pixels + 1, 65535).astype(np.uint16)
+        return np.where(pixels > 0, raw, np.uint16(0))  # a stereo pair measures no sky
 
     def name(self, index: int) -> str:
         return f"scene_{self.first + range(self.count)[index]}"

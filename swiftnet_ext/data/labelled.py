@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -135,45 +135,21 @@ def inside(root: Path, path: Path) -> None:
         raise DataError(f"{path}: leaves the data set's folder {root}; copy the file there")
 
 
-class Subset(LabelledImages):
-    """Some pairs of a data set, by their indices."""
-
-    def __init__(self, data: LabelledImages, indices: Sequence[int]) -> None:
-        self.data, self.indices, self.classes = data, list(indices), data.classes
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.data[self.indices[index]]
-
-    def labels(self, index: int) -> np.ndarray:
-        return self.data.labels(self.indices[index])
-
-    def disparity(self, index: int, shape: Tuple[int, ...]) -> np.ndarray:
-        return self.data.disparity(self.indices[index], shape)
-
-    def name(self, index: int) -> str:
-        return self.data.name(self.indices[index])
-
-    def sequence(self, index: int) -> str:
-        return self.data.sequence(self.indices[index])
-
-
-class Joined(LabelledImages):
-    """Data sets of the same classes, one after the other.
+class Selection(LabelledImages):
+    """Pairs of data sets of the same classes: each a data set and an index.
 
     Raises:
         DataError: their classes differ.
     """
 
-    def __init__(self, parts: Sequence[LabelledImages]) -> None:
-        self.classes = parts[0].classes
-        for part in parts:
+    def __init__(self, parts: Sequence[Tuple[LabelledImages, Iterable[int]]]) -> None:
+        first = parts[0][0]
+        self.classes = first.classes
+        for part, _ in parts:
             if part.classes != self.classes:
-                theirs, first = (", ".join(c.name for c in p.classes) for p in (part, parts[0]))
-                raise DataError(f"data sets of different classes can't be joined: {first}; {theirs}")
-        self.places = [(part, i) for part in parts for i in range(len(part))]
+                theirs, expected = (", ".join(c.name for c in data.classes) for data in (part, first))
+                raise DataError(f"data sets of different classes can't be joined: {expected}; {theirs}")
+        self.places = [(part, i) for part, indices in parts for i in indices]
 
     def __len__(self) -> int:
         return len(self.places)
@@ -199,11 +175,11 @@ class Joined(LabelledImages):
         return part.sequence(i)
 
 
-class Cached(Subset):
+class Cached(Selection):
     """Keeps every pair in memory once it has been read: 4 bytes a pixel."""
 
     def __init__(self, data: LabelledImages) -> None:
-        super().__init__(data, range(len(data)))
+        super().__init__([(data, range(len(data)))])
         self._kept: Dict[int, Sample] = {}
 
     def __getitem__(self, index: int) -> Sample:

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..data.images import ImageError
+from ..data.labelled import DataError
 from ..data.transforms import Augmentation
+from .config import ConfigError
 
 Key = Tuple[int, int]  # epoch and index: what a sample depends on, beside the seed
 
@@ -57,7 +60,7 @@ class Batches:
     of it, so that one process that accumulates 2 sees what 2 processes see. What is left of the permutation is dropped.
 
     Raises:
-        ValueError: fewer samples than a step takes.
+        ConfigError: fewer samples than a step takes.
     """
 
     def __init__(self, samples: int, batch: int, accumulate: int, rank: int, processes: int, seed: int) -> None:
@@ -66,7 +69,7 @@ class Batches:
         taken = batch * accumulate * processes
         self.steps = samples // taken  # in an epoch
         if self.steps == 0:
-            raise ValueError(
+            raise ConfigError(
                 f"run.batch: a step takes {taken} samples (run.batch · run.accumulate · processes), the training split "
                 f"has {samples}; lower run.batch or run.accumulate"
             )
@@ -78,12 +81,24 @@ class Batches:
             yield [(epoch, int(i)) for i in order[start : start + self.batch]]
 
 
-def load(samples: Samples, batches: Batches, epoch: int, first_step: int, workers: int, pin: bool) -> DataLoader[Any]:
-    """The epoch's batches from a step on; draws nothing from the process's own random numbers."""
-    return DataLoader(
+def load(
+    samples: Samples, batches: Batches, epoch: int, first_step: int, workers: int, pin: bool
+) -> Iterator[Dict[str, Tensor]]:
+    """The epoch's batches from a step on; draws nothing from the process's own random numbers.
+
+    Raises:
+        DataError, ImageError: of a picture.
+    """
+    loader: DataLoader[Any] = DataLoader(
         samples,
         batch_sampler=list(batches.of(epoch, first_step)),
         num_workers=workers,
         pin_memory=pin,
         generator=torch.Generator(),
     )
+    try:
+        yield from loader
+    except (DataError, ImageError) as error:
+        # a worker's error comes with its traceback, the message in the last line behind the class
+        name, _, message = str(error).strip().rpartition(f"{type(error).__name__}: ")
+        raise type(error)(message) if name else error

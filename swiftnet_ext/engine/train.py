@@ -264,10 +264,10 @@ class Trainer:
         """The steps of an epoch from progress.step on."""
         config, fabric = self.config, self.fabric
         on_gpu = fabric.device.type == "cuda"
-        loader = load(
+        batches = load(
             self.samples, self.batches, self.progress.epoch, self.progress.step, config.data.workers, pin=on_gpu
         )
-        batches, saved, last = iter(loader), time.monotonic(), self.batches.steps
+        saved, last = time.monotonic(), self.batches.steps
         steps = range(self.progress.step, last)
         for _ in self.track(steps, len(steps), f"epoch {self.progress.epoch + 1}/{config.run.epochs}"):
             self.progress.loss += self._step(batches)

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..data.classes import ClassInfo, classes_for
 from ..data.datasets import open_dataset
-from ..data.labelled import Cached, DataError, Joined, LabelledImages, Subset, held_out
+from ..data.labelled import Cached, DataError, LabelledImages, Selection, held_out
 from .config import DataConfig
 
 LOOKED_AT = 400  # label maps at most, evenly over the split
@@ -38,9 +38,10 @@ def open_training_data(config: DataConfig) -> TrainingData:
         validation = open_dataset(config.kind, config.root, config.validation, classes=classes)
     elif config.hold_out:
         fit, held = held_out(train, config.hold_out)
-        train, validation = Subset(train, fit), Subset(train, held)
+        train, validation = Selection([(train, fit)]), Selection([(train, held)])
     if config.scenes:
-        train = Joined([train, open_dataset("synthetic", "", "train", count=config.scenes)])
+        scenes = open_dataset("synthetic", "", "train", count=config.scenes)
+        train = Selection([(train, range(len(train))), (scenes, range(len(scenes)))])
     if config.cache:
         train, validation = Cached(train), None if validation is None else Cached(validation)
     looked_at = range(0, len(train), -(-len(train) // LOOKED_AT))

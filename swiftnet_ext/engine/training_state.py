@@ -34,15 +34,19 @@ def write_state(folder: Path, step: int, state: Dict[str, Any]) -> Path:
         state: tensors, numbers, strings, and lists, tuples and dictionaries of these.
 
     Raises:
-        OSError: the file can't be written; older ones are untouched.
+        OSError: the file can't be written; older ones are untouched, and the newest is named.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
+    buffer, path = io.BytesIO(), folder / f"step_{step:08d}.ckpt"
     torch.save(state, buffer)
-    path = folder / f"step_{step:08d}.ckpt"
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        file.write(_HEADER + hashlib.sha256(buffer.getbuffer()).hexdigest().encode() + b"\n")
-        file.write(buffer.getbuffer())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            file.write(_HEADER + hashlib.sha256(buffer.getbuffer()).hexdigest().encode() + b"\n")
+            file.write(buffer.getbuffer())
+    except OSError as error:
+        kept = newest(folder)
+        cure = f"{kept} is whole: mend that and go on with --resume" if kept else "there is no older checkpoint"
+        raise OSError(error.errno, f"{path}: can't be written ({error.strerror}); {cure}") from error
     for old in states(folder)[:-KEPT]:
         old.unlink()
     return path
