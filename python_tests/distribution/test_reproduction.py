@@ -65,6 +65,11 @@ def test_the_page(folder):
     assert "| without SPP | 62.00 | 61.00, 63.00 | +1.00 | 71.47 | -3.88 | differs |" in lines
     assert "| pyramid, 2 levels | 61.00 | 61.00 | +1.00 | 75.45 | +0.10 | one seed: no conclusion |" in lines
     assert "| pyramid, 3 levels | not run |  |  | 74.90 | -0.45 | not run |" in lines
+    summary = page.split("## What agrees, and what does not")[1].split("\n## ")[0]
+    agrees, differs = summary.split("**agrees**")[1].split("**differs**")
+    assert "- Networks: half resolution (-4.50, the paper's -5.15)" in agrees.splitlines()
+    assert "- Networks: without SPP (+1.00, the paper's -3.88)" in differs.split("**")[0].splitlines()
+    assert "- By disparity: the pyramid on the farthest 5 % (+2.00, the paper's -3.20)" in differs
     lines = page.split("## By disparity")[1].splitlines()
     assert "| nearest 5 %, from 9 px | 7.0 | 1 | 40.00, 40.00 | 41.00, 41.00 | +1.00, +1.00 | agrees |" in lines
     assert "| farthest 5 %, to 1 px | 7.0 | 1 | 20.00, 20.00 | 22.00, 22.00 | +2.00, +2.00 | differs |" in lines
