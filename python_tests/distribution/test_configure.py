@@ -219,7 +219,8 @@ def test_a_wheel_without_kernels_holds_what_it_should(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     compiled = [n for n in names if n.endswith(".so")]
     assert len(compiled) == 1 and compiled[0].startswith("swiftnet_ext/_C.")
-    assert "swiftnet_ext/weights/camvid_mnv2.safetensors" in names and "swiftnet_ext/py.typed" in names
+    assert {f"swiftnet_ext/weights/{name}.safetensors" for name in ("camvid_mnv2", "camvid_pyr_mnv2")} <= set(names)
+    assert "swiftnet_ext/py.typed" in names
     assert not [n for n in names if "emul" in n or n.startswith(("csrc", "python_tests"))]
     zipfile.ZipFile(wheel).extract(compiled[0], tmp_path)
     needed = subprocess.run(

@@ -158,7 +158,7 @@ def test_metadata_says_what_is_in_the_file(camvid):
     graph, model = onnx.load(camvid[0]), sx.load_checkpoint()
     said = {p.key: p.value for p in graph.metadata_props}
     assert said["model"] == repr(model) and said["swiftnet_ext"] == sx.__version__
-    assert "0..255" in said["preprocessing"] and "classes" not in said
+    assert "0..255" in said["preprocessing"] and json.loads(said["classes"]) == model.classes
     (images,), (labels,) = graph.graph.input, graph.graph.output
     assert (images.name, [d.dim_value for d in images.type.tensor_type.shape.dim]) == ("images", [1, 3, 360, 480])
     assert (labels.name, [d.dim_value for d in labels.type.tensor_type.shape.dim]) == ("labels", [1, 360, 480])
