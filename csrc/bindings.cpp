@@ -174,12 +174,14 @@ void define_operators(py::module_& m) {
           swiftnet::spatial_pyramid_pool(x, level_weight, fuse_weight, fuse_bias, level_scale, level_shift, fuse_scale,
                                          fuse_shift, grids, resize, workspace, out, stream_of(stream));
         });
-  m.def("multiscale_mean", [](const std::vector<TensorView>& logits, const std::string& order,
-                              const TensorView& workspace, const TensorView& out, uintptr_t stream) {
-    const swiftnet::Order softmax = softmax_order(order);
-    const py::gil_scoped_release unlocked;
-    swiftnet::multiscale_mean(logits, softmax, workspace, out, stream_of(stream));
-  });
+  m.def("multiscale_mean",
+        [](const std::vector<TensorView>& logits, const std::string& order, const TensorView& out, uintptr_t stream) {
+          const swiftnet::Order softmax = softmax_order(order);
+          const py::gil_scoped_release unlocked;
+          swiftnet::multiscale_mean(logits, softmax, out, stream_of(stream));
+        });
+  m.def("why_not_multiscale_mean", &swiftnet::why_not_multiscale_mean,
+        "Empty if the kernel makes height × width of these maps, else the reason why not.");
   m.def("why_not_on_device", &swiftnet::why_not_on_device,
         "Empty if the kernels run on the CUDA device of this index, else the reason why not.");
 }

@@ -36,10 +36,11 @@ void spatial_pyramid_pool(const TensorView& x, const TensorView& level_weight, c
                           const std::vector<std::pair<int, int>>& grids, Resize mode, const TensorView& workspace,
                           const TensorView& out, Stream stream);
 
-// `out` [N, classes, H, W] takes the mean, an `out` [N, H, W] of uint8 the labels. For kSoftmaxThenResize `workspace`
-// holds at least as many floats as the maps have pixels.
-void multiscale_mean(const std::vector<TensorView>& logits, Order order, const TensorView& workspace,
-                     const TensorView& out, Stream stream);
+// `out` [N, classes, H, W] takes the mean, an `out` [N, H, W] of uint8 the labels.
+void multiscale_mean(const std::vector<TensorView>& logits, Order order, const TensorView& out, Stream stream);
+
+// Empty if the kernel makes height × width of these maps, else the reason why not.
+std::string why_not_multiscale_mean(const std::vector<TensorView>& logits, int64_t height, int64_t width);
 
 // Empty if the compiled kernels run on this CUDA device, else the reason why not.
 std::string why_not_on_device(int device);

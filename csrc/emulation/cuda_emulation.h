@@ -87,3 +87,15 @@ T __shfl_down_sync(unsigned mask, T value, unsigned lanes, int width = 32, const
   return swiftnet::emulation::shuffle_value(value, mask, lane % width + lanes < unsigned(width) ? lane + lanes : lane,
                                             file, line);
 }
+
+inline unsigned __ballot_sync(unsigned mask, bool predicate, const char* file = __builtin_FILE(),
+                              int line = __builtin_LINE()) {
+  unsigned votes = 0;
+  for (unsigned lane = 0; lane < 32; lane++)
+    if (mask >> lane & 1u)
+      votes |= unsigned(swiftnet::emulation::shuffle_value(predicate, mask, lane, file, line)) << lane;
+  return votes;
+}
+
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+inline int __ffs(unsigned bits) { return __builtin_ffs(static_cast<int>(bits)); }

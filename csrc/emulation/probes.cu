@@ -162,6 +162,16 @@ __global__ void half_warp(const float* in, float* out, int) {
   out[t] = t % 32 < 16 ? __shfl_xor_sync(0x0000ffffu, in[t], 8) : in[t];
 }
 
+// Right: a ballot of each whole warp, and of its lower half.
+__global__ void ballots(const float* in, float* out, int) {
+  const int t = threadIdx.x;
+  const unsigned votes = __ballot_sync(0xffffffffu, in[t] > 0.f);
+  unsigned half = 0;
+  if (t % 32 < 16) half = __ballot_sync(0x0000ffffu, in[t] > 0.f);
+  out[2 * t] = static_cast<float>(__popc(votes) * 100 + __ffs(votes));
+  out[2 * t + 1] = static_cast<float>(half);
+}
+
 __global__ void mask_of_exited_lane(const float* in, float* out, int) {
   if (threadIdx.x % 32 == 31) return;
   out[threadIdx.x] = __shfl_xor_sync(0xffffffffu, in[threadIdx.x], 1);
@@ -259,6 +269,7 @@ const Probe kProbes[] = {
     SWIFTNET_PROBE(barrier_against_shuffle, 1),
     SWIFTNET_PROBE(sums, 1),
     SWIFTNET_PROBE(half_warp, 1),
+    SWIFTNET_PROBE(ballots, 1),
     SWIFTNET_PROBE(mask_of_exited_lane, 1),
     SWIFTNET_PROBE(lane_outside_its_mask, 1),
     SWIFTNET_PROBE(source_outside_the_mask, 1),

@@ -43,7 +43,7 @@ FOUND_BY = {
     },
 }
 CLEAN = [
-    "neighbour", "lanes_with_barrier", "lanes_read_again", "bytes", "sums", "half_warp", "half_arithmetic",
+    "neighbour", "lanes_with_barrier", "lanes_read_again", "bytes", "sums", "half_warp", "ballots", "half_arithmetic",
     "strided_1", "strided_2", "strided_8",
 ]  # fmt: skip
 CRASHES = ["misaligned_vector"]
@@ -117,6 +117,18 @@ def test_shuffles_move_the_values(emulation):
     y = run(emulation, "half_warp", x, THREADS)
     lanes = torch.arange(THREADS)
     assert torch.equal(y, torch.where(lanes % 32 < 16, lanes ^ 8, lanes).float())
+
+
+def test_ballots_count_the_lanes_of_their_mask(emulation):
+    for first in (0, 5, 31, 32):  # lanes of each warp from `first` on vote, in the second one but lane 40
+        x = (torch.arange(THREADS) % 32 >= first).float()
+        x[40] = 0
+        y = run(emulation, "ballots", x, 2 * THREADS).view(2, 32, 2)
+        for warp in range(2):
+            votes = [i for i in range(32) if x[32 * warp + i]]
+            assert bool((y[warp, :, 0] == len(votes) * 100 + (votes[0] + 1 if votes else 0)).all())
+            assert bool((y[warp, :16, 1] == sum(2**i for i in votes if i < 16)).all())
+            assert bool((y[warp, 16:, 1] == 0).all())
 
 
 def to_half(exact):

@@ -1,5 +1,7 @@
 """What the kernels promise of memory traffic, by the sectors that the race build counts."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -42,10 +44,30 @@ def test_pyramid_pooling_reads_the_map_once_for_all_grids(launches):
 
 def test_labels_write_nothing_of_the_classes_size(launches):
     maps = [torch.randn(1, 19, 8, 16), torch.randn(1, 19, 16, 32)]
-    runs = launches(lambda: sx.ops.multiscale_mean(maps, (16, 32), reduce="argmax"))
-    assert [r["distinct_sectors_written"] for r in runs] == [sectors(8, 16), sectors(16, 32), sectors(16, 32, size=1)]
-    (labels,) = launches(lambda: sx.ops.multiscale_mean(maps, (16, 32), order="resize_then_softmax", reduce="argmax"))
-    assert labels["distinct_sectors_written"] == sectors(16, 32, size=1)
+    for order in ("softmax_then_resize", "resize_then_softmax"):
+        (labels,) = launches(partial(sx.ops.multiscale_mean, maps, (16, 32), order=order, reduce="argmax"))
+        assert labels["distinct_sectors_written"] == sectors(16, 32, size=1)
+
+
+@pytest.mark.parametrize("order", ["softmax_then_resize", "resize_then_softmax"])
+@pytest.mark.parametrize("reduce", ["mean", "argmax"])
+def test_five_scales_are_read_once_and_again_only_where_tiles_meet(order, reduce, launches):
+    """2048×1024 of stride-4 logits, at a sixteenth of the side: maps in, result out, in one launch."""
+    height, width, classes = 64, 128, 19
+    sizes = [(8, 16), (12, 24), (16, 32), (20, 40), (24, 48)]
+    maps = [torch.randn(1, classes, h, w) for h, w in sizes]
+    (run,) = launches(lambda: sx.ops.multiscale_mean(maps, (height, width), order=order, reduce=reduce))
+    assert run["distinct_sectors_read"] == sum(sectors(*m.shape) for m in maps)
+    written = sectors(height, width, size=1) if reduce == "argmax" else sectors(classes, height, width)
+    assert run["distinct_sectors_written"] == written
+    # tiles of 16 × 32 pixels; a region of r × s pixels is of r runs of s floats, unaligned, which 32 lanes load at a time
+    bound = 0
+    for h, w in sizes:
+        rows, columns = 15 * h // height + 3, 31 * w // width + 3
+        bound += rows * ((columns + 6) // 8 + 1) + (rows * columns - 1) // 32
+    assert run["blocks"] == 4 * 4 and run["sectors_read"] <= run["blocks"] * classes * bound
+    # a patch's row is 8 pixels: a sector of the mean, a quarter of one of labels
+    assert run["sectors_written"] == written * (4 if reduce == "argmax" else 1)
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])

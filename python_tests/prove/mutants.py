@@ -36,6 +36,10 @@ def contract(test: str) -> str:
     return f"core/ops/test_contract.py::{test}"
 
 
+def labels(test: str) -> str:
+    return f"core/ops/test_multiscale_labels.py::{test}"
+
+
 def huge(test: str) -> str:
     return f"core/ops/test_huge.py::{test}"
 
@@ -64,8 +68,8 @@ MUTANTS: List[Mutant] = [
     Mutant("pooling sums are not cleared", "spatial_pyramid_pool.cuh",
            "item += Traits::kThreads) sums[item] = 0.f;", "item += Traits::kThreads * 2) sums[item] = 0.f;",
            orders("spatial_pyramid_pool", "bilinear"), "race"),
-    Mutant("all pixels share one normaliser", "multiscale_mean.cuh", "normalisers[m][thread] = z.value()",
-           "normalisers[m][0] = z.value()", orders("multiscale_mean", "resize_then_softmax"), "race"),
+    Mutant("all pixels share one normaliser", "multiscale_mean.cuh", "extra + thread;",
+           "extra;", orders("multiscale_mean", "resize_then_softmax"), "race"),
     Mutant("the levels' workspace overlaps the cells'", "spatial_pyramid_pool.cu",
            "cells + n * pyramid.cells * channels;", "cells + n * pyramid.cells;",
            orders("spatial_pyramid_pool", "bilinear"), "race"),
@@ -160,14 +164,41 @@ MUTANTS: List[Mutant] = [
            "level = (c - x.channels) % grids.levels, d = (c - x.channels) / grids.levels;",
            numeric("spatial_pyramid_pool", "bilinear")),
     Mutant("a larger logit does not rescale the sum", "multiscale_mean.cuh",
-           "sum = sum * expf(largest - v) + 1.f;", "sum = sum + 1.f;", numeric("multiscale_mean", "softmax_then_resize")),
+           "sum = sum * expf(largest - v) + 1.f;", "sum = sum + 1.f;", numeric("multiscale_mean", "resize_then_softmax")),
     Mutant("two of minus infinity make NaN", "multiscale_mean.cuh", "} else if (v != -INFINITY) {", "} else {",
            contract("test_a_class_of_minus_infinity_never_wins[emulated]")),
     Mutant("ties go to the higher class", "multiscale_mean.cuh", "} else if (sum > best) {", "} else if (sum >= best) {",
            contract("test_labels_mark_nan_with_255_and_give_ties_to_the_lower_class[emulated]")),
     Mutant("a label ignores NaN", "multiscale_mean.cuh", "} else if (isnan(sum)) {", "} else if (false) {",
            contract("test_labels_mark_nan_with_255_and_give_ties_to_the_lower_class[emulated]")),
-    Mutant("the mean of all but one map", "multiscale_mean.cuh", "for (int m = 0; m < logits.count; m++) {\n      const Map",
-           "for (int m = logits.count > 1; m < logits.count; m++) {\n      const Map",
+    Mutant("a class after a NaN wins", "multiscale_mean.cuh", "best = INFINITY;  // which nothing exceeds", "",
+           labels("test_a_class_far_behind_still_counts_where_it_is_not_finite[emulated-1-resize_then_softmax-4-nan]")),
+    Mutant("the mean of all but one map", "multiscale_mean.cuh",
+           "for (int m = 0; m < logits.count; m++) {\n            const StagedTaps",
+           "for (int m = logits.count > 1; m < logits.count; m++) {\n            const StagedTaps",
            numeric("multiscale_mean", "resize_then_softmax")),
+    Mutant("bounds of all but one map", "multiscale_mean.cuh",
+           "for (int m = 0; m < logits.count; m++) {\n          const ResizeTap",
+           "for (int m = 1; m < logits.count; m++) {\n          const ResizeTap",
+           labels("test_labels_are_the_argmax_of_the_mean[emulated-contiguous-19-4-regions]")),
+    Mutant("bounds lack the last column", "multiscale_mean.cuh", "j <= u[last_column].upper", "j < u[last_column].upper",
+           labels("test_labels_are_the_argmax_of_the_mean[emulated-contiguous-19-4-regions]")),
+    Mutant("a class with a NaN is left out", "multiscale_mean.cuh", "upper = finite ? upper + slack : INFINITY;",
+           "upper += slack;",
+           labels("test_a_class_far_behind_still_counts_where_it_is_not_finite[emulated-1-resize_then_softmax-4-nan]")),
+    Mutant("a class's upper bound stands for its lower one", "multiscale_mean.cuh",
+           "least = fmaxf(least, bound.lower);", "least = fmaxf(least, bound.upper);",
+           labels("test_labels_are_the_argmax_of_the_mean[emulated-contiguous-19-4-regions]")),
+    Mutant("no barrier before staged pixels are read", "multiscale_mean.cuh", "  __syncthreads();\n\n  if (kOf ==",
+           "\n  if (kOf ==", orders("multiscale_mean", "softmax_then_resize"), "race"),
+    Mutant("no barrier after the softmax in place", "multiscale_mean.cuh",
+           "      turn -= groups;\n    }\n    __syncthreads();", "      turn -= groups;\n    }",
+           orders("multiscale_mean", "softmax_then_resize"), "race"),
+    Mutant("a warp without pixels of a map forgets its turn", "multiscale_mean.cuh", "turn -= groups;", "turn = warp + 1;",
+           numeric("multiscale_mean", "softmax_then_resize")),
+    Mutant("a map of another size is not resized", "multiscale_mean.cuh",
+           "map.height == out.height && map.width == out.width}", "map.height == out.height}",
+           numeric("multiscale_mean", "softmax_then_resize")),
+    Mutant("two taps of a large map change places", "multiscale_mean.cuh", "return i % 2 ? tap.upper : tap.lower;",
+           "return i % 2 ? tap.lower : tap.upper;", numeric("multiscale_mean", "softmax_then_resize")),
 ]  # fmt: skip

@@ -8,11 +8,10 @@ from torch import Tensor
 from .._native import current_stream
 from . import checks, reference
 from .autocast import cast_for_autocast
-from .backend import kernels_for, workspace
+from .backend import kernels_for
 from .registration import empty_like_layout, in_layout_of, register
 
 NAME = "multiscale_mean"
-MAX_MAPS = 32  # csrc/kernels/multiscale_mean.cuh
 
 
 def multiscale_mean(
@@ -48,20 +47,17 @@ def multiscale_mean(
     return _operator(cast_for_autocast(*logits), [height, width], order, reduce)
 
 
-def _limit(logits: Sequence[Tensor]) -> str:
-    return "{} maps, at most {}".format(len(logits), MAX_MAPS) if len(logits) > MAX_MAPS else ""
-
-
 def _run(logits: List[Tensor], size: List[int], order: str, reduce: str) -> Tensor:
     first = logits[0]
-    kernels = kernels_for(NAME, first, _limit(logits))
+    kernels = kernels_for(NAME, first)
+    limit = "" if kernels is None else kernels.why_not_multiscale_mean(logits, size[0], size[1])
+    if limit:
+        kernels = kernels_for(NAME, first, limit)
     if kernels is None:
         y = _reference(logits, size, order, reduce)
         return in_layout_of(y, first) if reduce == "mean" else y
     y = _fake(logits, size, order, reduce)
-    pixels = sum(m.shape[0] * m.shape[2] * m.shape[3] for m in logits) if order == "softmax_then_resize" else 0
-    log_sum_exp = workspace(NAME, pixels, first.device)  # of each pixel
-    kernels.multiscale_mean(logits, order, log_sum_exp, y, current_stream(first.device))
+    kernels.multiscale_mean(logits, order, y, current_stream(first.device))
     return y
 
 
