@@ -67,6 +67,11 @@ inline void __syncwarp(unsigned mask = 0xffffffffu, const char* file = __builtin
 }
 
 template <class T>
+T __ldg(const T* p) {
+  return *p;
+}
+
+template <class T>
 T __shfl_sync(unsigned mask, T value, int source, int width = 32, const char* file = __builtin_FILE(),
               int line = __builtin_LINE()) {
   const unsigned lane = swiftnet::emulation::lane_index();
