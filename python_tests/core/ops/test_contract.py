@@ -234,12 +234,17 @@ def test_the_kernels_refuse_what_would_leave_their_memory(backend):
     from swiftnet_ext import _native
 
     module = _native.emulated()[0] if backend == "emulated" else _native.native()[0]
-    t = torch.zeros(1, 4, 4, 4)
+    t, weight, out = torch.zeros(1, 4, 4, 4), torch.zeros(2, 4, 3, 3), torch.zeros(1, 2, 4, 4)
+    packed = torch.zeros(module.conv3x3_packed_numel(2, 4))
     with pytest.raises(ValueError, match="out: expected shape"):
-        module.conv3x3(t, torch.zeros(2, 4, 3, 3), None, None, False, torch.zeros(1, 2, 4, 3), 0)
+        module.conv3x3(t, weight, packed, True, None, None, False, out[..., :3], 0)
+    with pytest.raises(ValueError, match="packed: expected shape"):
+        module.conv3x3(t, weight, packed[4:], True, None, None, False, out, 0)
+    with pytest.raises(ValueError, match="packed: expected memory aligned"):
+        module.conv3x3(t, weight, torch.zeros(packed.numel() + 1)[1:], True, None, None, False, out, 0)
     with pytest.raises(ValueError, match="bias: expected shape"):
-        module.conv3x3(t, torch.zeros(2, 4, 3, 3), torch.zeros(1), None, False, torch.zeros(1, 2, 4, 4), 0)
+        module.conv3x3(t, weight, packed, True, torch.zeros(1), None, False, out, 0)
     with pytest.raises(TypeError, match="float32, float16"):
-        module.conv3x3(t.double(), torch.zeros(2, 4, 3, 3), None, None, False, torch.zeros(1, 2, 4, 4), 0)
+        module.conv3x3(t.double(), weight, packed, True, None, None, False, out, 0)
     with pytest.raises(TypeError):
-        module.conv3x3([1.0], torch.zeros(2, 4, 3, 3), None, None, False, torch.zeros(1, 2, 4, 4), 0)
+        module.conv3x3([1.0], weight, packed, True, None, None, False, out, 0)
