@@ -10,8 +10,11 @@ void launch_pack(const TensorView& weight, float* packed, Stream stream) {
   const int64_t outputs = weight.shape[0], channels = weight.shape[1], count = packed_numel(outputs, channels);
   const int64_t blocks = ceil_div(count, 256);
   check(blocks <= 2147483647, "weight: packing it needs more than 2^31 - 1 blocks");
-  SWIFTNET_LAUNCH((pack_conv3x3_kernel<T>), dim3(static_cast<unsigned>(blocks)), dim3(256), 0, stream,
-                  map_of<const T>(weight), static_cast<int>(outputs), packed_channels(channels), packed, count);
+  const dim3 grid(static_cast<unsigned>(blocks)), block(256);
+  const Map<const T> map = map_of<const T>(weight);
+  const int k = static_cast<int>(outputs);
+  const int64_t c = packed_channels(channels);
+  SWIFTNET_LAUNCH((pack_conv3x3_kernel<T>), grid, block, 0, stream, map, k, c, packed, count);
 }
 
 template <class T, Access kAccess>

@@ -28,11 +28,12 @@ struct DirectTraits {
   static constexpr int kRows = 8, kColumns = 32, kOutputs = 64, kChannels = 4;  // of a block; channels of a slice
   static constexpr int kPixels = 8;                                             // of a thread
   static constexpr int kOutputThreads = kOutputs / 8, kPixelThreads = kColumns / kPixels;
-  static constexpr int kThreads = kOutputThreads * kPixelThreads * kRows, kMinBlocks = 2;
+  static constexpr int kThreads = kOutputThreads * kPixelThreads * kRows;
   static constexpr int kHaloRows = kRows + 2, kBefore = 4, kPitch = kBefore + kColumns + 4;
   static constexpr int kPlane = kHaloRows * kPitch, kInputs = kChannels * kPlane;
   static constexpr int kWeights = kChannels * 9 * kOutputs;
-  static_assert(kThreads == 256, "two blocks of at most 128 registers a thread fill a multiprocessor of 64 K registers");
+  static_assert(kThreads == 256,
+                "two blocks of at most 128 registers a thread fill a multiprocessor of 64 K registers");
   static_assert(kOutputThreads * kPixelThreads == 32, "a warp makes one row of pixels");
   static_assert(2 * (kInputs + kWeights) * sizeof(float) <= 32 * 1024, "two blocks fit into 64 KiB");
 };
@@ -48,23 +49,21 @@ struct HaloSlice {
   static constexpr int kSlots = (kItems + Traits::kThreads - 1) / Traits::kThreads;
   static constexpr int kOutside = INT_MIN;
 
-  const T* base;        // the image in the next slice to load
-  int offset[kSlots];   // from the base, or kOutside. access_of sees to it that 32 bits suffice
+  const T* base;       // the image in the next slice to load
+  int offset[kSlots];  // from the base, or kOutside. access_of sees to it that 32 bits suffice
   Vector4<T> values[kSlots];
 
   // Items lie in the tile one after the other.
   __device__ static int item(int slot) { return threadIdx.x + slot * Traits::kThreads; }
   __device__ static int channel(int slot) { return item(slot) / (kRead * Traits::kHaloRows); }
   __device__ static int row(int slot) { return item(slot) / kRead % Traits::kHaloRows; }
-  __device__ static int column(int slot) {
-    return item(slot) % kRead * (kAccess == Access::kRows ? 4 : 1);
-  }
+  __device__ static int column(int slot) { return item(slot) % kRead * (kAccess == Access::kRows ? 4 : 1); }
   __device__ static bool has(int slot) { return (slot + 1) * Traits::kThreads <= kItems || item(slot) < kItems; }
 
   __device__ static bool inside(const Map<const T>& x, const Tile& tile, int slot) {
     const int h = tile.row + row(slot) - 1, w = tile.column + column(slot) - Traits::kBefore;
-    const bool needed = kAccess == Access::kRows || (column(slot) >= Traits::kBefore - 1 &&
-                                                      column(slot) <= Traits::kBefore + Traits::kColumns);
+    const bool needed = kAccess == Access::kRows ||
+                        (column(slot) >= Traits::kBefore - 1 && column(slot) <= Traits::kBefore + Traits::kColumns);
     return has(slot) && needed && h >= 0 && h < x.height && w >= 0 && w < x.width;
   }
 
@@ -72,8 +71,8 @@ struct HaloSlice {
     if (kOne) return;
 #pragma unroll
     for (int slot = 0; slot < kSlots; slot++) {
-      const int64_t from_tile = channel(slot) * x.stride_c + (row(slot) - 1) * x.stride_h +
-                                (column(slot) - Traits::kBefore) * x.stride_w;
+      const int64_t from_tile =
+          channel(slot) * x.stride_c + (row(slot) - 1) * x.stride_h + (column(slot) - Traits::kBefore) * x.stride_w;
       offset[slot] = inside(x, tile, slot) ? static_cast<int>(from_tile) : kOutside;
     }
   }
@@ -96,7 +95,8 @@ struct HaloSlice {
       for (int slot = 0; slot < kSlots; slot++) {
         const int c = first + channel(slot), h = tile.row + row(slot) - 1;
         const bool there = inside(x, tile, slot) && c < x.channels;
-        if (has(slot)) to[item(slot)] = there ? x.load(tile.n, c, h, tile.column + column(slot) - Traits::kBefore) : 0.f;
+        if (has(slot))
+          to[item(slot)] = there ? x.load(tile.n, c, h, tile.column + column(slot) - Traits::kBefore) : 0.f;
       }
       return;
     }
@@ -124,8 +124,7 @@ struct WeightSlice {
   const float4* source;
   float4 values[kSlots];
 
-  __device__ explicit WeightSlice(const float* group)
-      : source(reinterpret_cast<const float4*>(group) + threadIdx.x) {}
+  __device__ explicit WeightSlice(const float* group) : source(reinterpret_cast<const float4*>(group) + threadIdx.x) {}
   __device__ static bool has(int slot) {
     return (slot + 1) * Traits::kThreads <= kVectors || threadIdx.x + slot * Traits::kThreads < kVectors;
   }
@@ -151,8 +150,8 @@ inline int64_t packed_numel(int64_t outputs, int64_t channels) {
 
 // Weight: [K, C, 3, 3] of any strides. A thread writes one element.
 template <class T>
-__global__ void __launch_bounds__(256)
-    pack_conv3x3_kernel(Map<const T> weight, int outputs, int64_t channels, float* packed, int64_t count) {
+__global__ void __launch_bounds__(256) pack_conv3x3_kernel(Map<const T> weight, int outputs, int64_t channels,
+                                                           float* packed, int64_t count) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= count) return;
   constexpr int kOutputs = DirectTraits::kOutputs;
@@ -162,11 +161,19 @@ __global__ void __launch_bounds__(256)
   packed[i] = inside ? weight.load(static_cast<int>(k), c, tap / 3, tap % 3) : 0.f;
 }
 
-// kAny loads without registers of its own, but finds its addresses in the loop: one block is as many as it asks for.
+// Two blocks a multiprocessor, at most 128 registers, where the compiler manages without spills: not for kAny, which
+// finds its addresses in the loop, and not for every access on sm_70 and sm_86.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 700 || __CUDA_ARCH__ == 860)
+constexpr int min_blocks(Access access) { return access == Access::kRows ? 2 : 1; }
+#else
+constexpr int min_blocks(Access access) { return access == Access::kAny ? 1 : 2; }
+#endif
+
 template <class T, Access kAccess>
-__global__ void __launch_bounds__(DirectTraits::kThreads, kAccess == Access::kAny ? 1 : DirectTraits::kMinBlocks)
-    conv3x3_direct_kernel(Map<const T> x, const float* packed, int64_t packed_group, ConvEpilogue<T> epilogue,
-                          Tiling tiling) {
+__global__ void __launch_bounds__(DirectTraits::kThreads,
+                                  min_blocks(kAccess)) conv3x3_direct_kernel(Map<const T> x, const float* packed,
+                                                                             int64_t packed_group,
+                                                                             ConvEpilogue<T> epilogue, Tiling tiling) {
   using Traits = DirectTraits;
   __align__(16) __shared__ float inputs[2][Traits::kInputs];
   __align__(16) __shared__ float weights[2][Traits::kWeights];
@@ -235,16 +242,16 @@ __global__ void __launch_bounds__(DirectTraits::kThreads, kAccess == Access::kAn
 #pragma unroll
       for (int i = 0; i < Traits::kPixels; i++) {
         const float v[4] = {sums[4 * half][i], sums[4 * half + 1][i], sums[4 * half + 2][i], sums[4 * half + 3][i]};
-        if (k0 < epilogue.out.channels && w0 + i < x.width)
-          epilogue.template four<kAccess>(place.n, k0, h, w0 + i, v);
+        if (k0 < epilogue.out.channels && w0 + i < x.width) epilogue.template four<kAccess>(place.n, k0, h, w0 + i, v);
       }
     } else {
 #pragma unroll
       for (int k = 0; k < 4; k++) {
         if (k0 + k >= epilogue.out.channels) break;
-        const float(&line)[8] = sums[4 * half + k];
+        const float (&line)[8] = sums[4 * half + k];
         if (kAccess == Access::kRows) {
-          if (w0 < x.width) epilogue.template four<kAccess>(place.n, k0 + k, h, w0, {line[0], line[1], line[2], line[3]});
+          if (w0 < x.width)
+            epilogue.template four<kAccess>(place.n, k0 + k, h, w0, {line[0], line[1], line[2], line[3]});
           if (w0 + 4 < x.width)
             epilogue.template four<kAccess>(place.n, k0 + k, h, w0 + 4, {line[4], line[5], line[6], line[7]});
         } else {
