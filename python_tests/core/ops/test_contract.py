@@ -48,6 +48,7 @@ LAYOUTS = {
     "permuted": permuted,
     "sliced from a batch": after_another,
     "framed by NaN": lambda x: framed(x, float("nan")),
+    "rows of another pitch": lambda x: torch.cat([x, torch.full_like(x[..., :2], float("nan"))], -1)[..., :-2],
     "every second column": lambda x: torch.stack([x, torch.full_like(x, float("nan"))], -1).flatten(3)[..., ::2],
     "offset by one element": lambda x: torch.cat([x.new_full((1,), float("nan")), x.flatten()])[1:].view(x.shape),
     "channels_last framed": lambda x: framed(x.permute(0, 2, 3, 1), float("nan")).permute(0, 3, 1, 2),
