@@ -162,8 +162,8 @@ __global__ void __launch_bounds__(256) pack_conv3x3_kernel(Map<const T> weight, 
 }
 
 // Two blocks a multiprocessor, at most 128 registers, where the compiler manages without spills: not for kAny, which
-// finds its addresses in the loop, and not for every access on sm_70 and sm_86.
-#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 700 || __CUDA_ARCH__ == 860)
+// finds its addresses in the loop, and not for every access on sm_70, 86 and 89.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 700 || __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890)
 constexpr int min_blocks(Access access) { return access == Access::kRows ? 2 : 1; }
 #else
 constexpr int min_blocks(Access access) { return access == Access::kAny ? 1 : 2; }
