@@ -151,11 +151,13 @@ void define_operators(py::module_& m) {
     const py::gil_scoped_release unlocked;
     swiftnet::upsample_add_conv3x3(x, skip, weight, bias, scale, shift, resize, out, stream_of(stream));
   });
-  m.def("conv3x3", [](const TensorView& x, const TensorView& weight, const TensorView& bias, const TensorView& residual,
-                      bool relu, const TensorView& out, uintptr_t stream) {
-    const py::gil_scoped_release unlocked;
-    swiftnet::conv3x3(x, weight, bias, residual, relu, out, stream_of(stream));
-  });
+  m.def("conv3x3",
+        [](const TensorView& x, const TensorView& weight, const TensorView& packed, bool pack, const TensorView& bias,
+           const TensorView& residual, bool relu, const TensorView& out, uintptr_t stream) {
+          const py::gil_scoped_release unlocked;
+          swiftnet::conv3x3(x, weight, packed, pack, bias, residual, relu, out, stream_of(stream));
+        });
+  m.def("conv3x3_packed_numel", &swiftnet::conv3x3_packed_numel);
   m.def("lateral_add", [](const TensorView& tap, const TensorView& weight, const TensorView& x, const TensorView& bias,
                           const TensorView& scale, const TensorView& shift, bool relu, const std::string& mode,
                           const TensorView& out, uintptr_t stream) {

@@ -22,8 +22,10 @@ void upsample_add_conv3x3(const TensorView& x, const TensorView& skip, const Ten
                           const TensorView& scale, const TensorView& shift, Resize mode, const TensorView& out,
                           Stream stream);
 
-void conv3x3(const TensorView& x, const TensorView& weight, const TensorView& bias, const TensorView& residual,
-             bool relu, const TensorView& out, Stream stream);
+// `packed` [conv3x3_packed_numel(K, C)] fp32 holds the weight as the kernel reads it, or takes it where `pack`.
+int64_t conv3x3_packed_numel(int64_t outputs, int64_t channels);
+void conv3x3(const TensorView& x, const TensorView& weight, const TensorView& packed, bool pack, const TensorView& bias,
+             const TensorView& residual, bool relu, const TensorView& out, Stream stream);
 
 void lateral_add(const TensorView& tap, const TensorView& weight, const TensorView& x, const TensorView& bias,
                  const TensorView& scale, const TensorView& shift, bool relu, Resize mode, const TensorView& out,

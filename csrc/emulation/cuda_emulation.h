@@ -66,6 +66,17 @@ inline void __syncwarp(unsigned mask = 0xffffffffu, const char* file = __builtin
   swiftnet::emulation::warp_barrier(mask, file, line);
 }
 
+// One access, as on the GPU: the compiler would take a struct's members one by one, and the sectors would be counted
+// so.
+template <class T>
+T __ldg(const T* p) {
+  typedef unsigned Bits __attribute__((vector_size(sizeof(T)), may_alias));
+  const Bits bits = *reinterpret_cast<const Bits*>(p);
+  T value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source, int width = 32, const char* file = __builtin_FILE(),
               int line = __builtin_LINE()) {

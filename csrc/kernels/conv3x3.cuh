@@ -1,6 +1,6 @@
 // A tiled 3×3 convolution, stride 1, zero padding 1, over any source of input values:
 //
-//   out[n,k,h,w] = [relu]( bias[k] + residual[n,k,h,w] + Σ_{c,r,s} weight[k,c,r,s] · source(n, c, h+r-1, w+s-1) )
+//   out[n,k,h,w] = bias[k] + Σ_{c,r,s} weight[k,c,r,s] · source(n, c, h+r-1, w+s-1)
 //
 // where the source is 0 outside the image. One block of 256 threads makes 8×32 pixels of 16 output channels; a thread
 // makes one pixel, its 16 sums in registers. Input channels pass through shared memory in slices of 8:
@@ -27,30 +27,15 @@ struct Conv3x3Traits {
                 "static shared memory");
 };
 
-template <class T>
-struct PlainSource {
-  Map<const T> x;
-  __device__ float operator()(int n, int c, int h, int w) const { return x.load(n, c, h, w); }
-};
-
-// y = [relu](sum + bias + residual)
-template <class T>
 struct Conv3x3Epilogue {
   Parameter bias;
-  Map<const T> residual;  // data == nullptr where there is none
-  bool relu_last;
-
-  __device__ float operator()(float sum, int n, int k, int h, int w) const {
-    float y = sum + bias[k];
-    if (residual.data != nullptr) y += residual.load(n, k, h, w);
-    return relu_last ? relu(y) : y;
-  }
+  __device__ float operator()(float sum, int k) const { return sum + bias[k]; }
 };
 
 // Source: `float operator()(n, c, h, w)` inside the image. kChannelsInner: threads go along channels when they load.
 template <class T, class Source, bool kChannelsInner>
 __global__ void __launch_bounds__(Conv3x3Traits::kThreads, Conv3x3Traits::kMinBlocks) conv3x3_kernel(
-    Source source, Map<const T> weight, Conv3x3Epilogue<T> epilogue, Map<T> out, Tiling tiling) {
+    Source source, Map<const T> weight, Conv3x3Epilogue epilogue, Map<T> out, Tiling tiling) {
   using Traits = Conv3x3Traits;
   __shared__ float inputs[Traits::kInputs][Traits::kHaloRows][Traits::kHaloColumns];
   __shared__ float weights[Traits::kInputs][9][Traits::kOutputs];
@@ -96,13 +81,13 @@ __global__ void __launch_bounds__(Conv3x3Traits::kThreads, Conv3x3Traits::kMinBl
 #pragma unroll
   for (int k = 0; k < Traits::kOutputs; k++) {
     const int channel = tile.channel + k;
-    if (channel < out.channels) out.store(tile.n, channel, h, w, epilogue(sums[k], tile.n, channel, h, w));
+    if (channel < out.channels) out.store(tile.n, channel, h, w, epilogue(sums[k], channel));
   }
 }
 
 template <class T, class Source>
 void launch_conv3x3(const Source& source, bool channels_inner, const TensorView& weight,
-                    const Conv3x3Epilogue<T>& epilogue, const TensorView& out, void* stream) {
+                    const Conv3x3Epilogue& epilogue, const TensorView& out, void* stream) {
   using Traits = Conv3x3Traits;
   const Tiling tiles =
       tiling(out.shape[0], out.shape[1], out.shape[2], out.shape[3], Traits::kOutputs, Traits::kRows, Traits::kColumns);

@@ -3,9 +3,9 @@
 // A block makes a tile of pixels of the result. It first stages the region of each map that the tile's bilinear taps
 // touch, as fp32:
 //
-//   staged [class][pitch]    the maps' regions side by side, [row][column] each; pitch is odd, so that lanes may go
-//   along
-//                            pixels or along classes without bank conflicts
+//   staged [class][pitch]    the maps' regions side by side, [row][column] each
+//
+// pitch is odd, so that lanes may go along pixels or along classes without bank conflicts,
 //
 // and the host takes the largest tile whose regions fit. Then, of the pixel (h, w) of each thread,
 //

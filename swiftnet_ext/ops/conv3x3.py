@@ -5,9 +5,9 @@ from typing import Any, Optional
 from torch import Tensor
 
 from .._native import current_stream
-from . import checks, reference
+from . import checks, packed, reference
 from .autocast import cast_for_autocast
-from .backend import kernels_for
+from .backend import kernels_for, workspace
 from .registration import empty_like_layout, in_layout_of, register
 
 NAME = "conv3x3"
@@ -17,6 +17,9 @@ def conv3x3(
     x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, *, residual: Optional[Tensor] = None, relu: bool = False
 ) -> Tensor:
     """[relu](conv3×3(x) + bias + residual): stride 1, zero padding 1, accumulation in fp32 for fp32 and fp16 storage.
+
+    The kernel reads the weight from a packed fp32 copy, which is made at the first call, kept as long as the weight and
+    made anew when it changes; changes through `weight.data` are not seen.
 
     Args:
         x: [N, C, H, W]; float32, float16, bfloat16 or float64.
@@ -50,7 +53,13 @@ def _run(x: Tensor, weight: Tensor, bias: Any, residual: Any, relu: bool) -> Ten
     if kernels is None:
         return in_layout_of(_reference(x, weight, bias, residual, relu), x)
     y = _fake(x, weight, bias, residual, relu)
-    kernels.conv3x3(x, weight, bias, residual, relu, y, current_stream(x.device))
+    weights = packed.find(weight)
+    fresh = weights is None
+    if weights is None:
+        weights = workspace(NAME, kernels.conv3x3_packed_numel(weight.shape[0], weight.shape[1]), x.device)
+    kernels.conv3x3(x, weight, weights, fresh, bias, residual, relu, y, current_stream(x.device))
+    if fresh:
+        packed.keep(weight, weights)
     return y
 
 

@@ -9,6 +9,7 @@ from .cases import CASES, DTYPES, IDS, SHAPES
 
 cases = pytest.mark.parametrize("case", CASES, ids=IDS)
 SHAPE = (2, 9, 18, (5, 7), (10, 37))
+VECTORS = (1, 8, 12, (5, 6), (10, 36))  # where maps, if aligned, are loaded by whole vectors
 
 
 def maps_of(t):
@@ -47,6 +48,7 @@ LAYOUTS = {
     "permuted": permuted,
     "sliced from a batch": after_another,
     "framed by NaN": lambda x: framed(x, float("nan")),
+    "rows of another pitch": lambda x: torch.cat([x, torch.full_like(x[..., :2], float("nan"))], -1)[..., :-2],
     "every second column": lambda x: torch.stack([x, torch.full_like(x, float("nan"))], -1).flatten(3)[..., ::2],
     "offset by one element": lambda x: torch.cat([x.new_full((1,), float("nan")), x.flatten()])[1:].view(x.shape),
     "channels_last framed": lambda x: framed(x.permute(0, 2, 3, 1), float("nan")).permute(0, 3, 1, 2),
@@ -57,13 +59,14 @@ LAYOUTS = {
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
 @pytest.mark.parametrize("layout", sorted(LAYOUTS))
 def test_any_strides_give_the_bits_of_contiguous_maps(case, dtype, layout, backend, device):
-    for variant in case.variants:
-        t = case.make(SHAPE, variant, dtype, device=device)
-        y = case.call(changed(t, LAYOUTS[layout]), variant)
-        if backend == "reference":  # PyTorch picks another algorithm for other strides
-            torch.testing.assert_close(y.float(), case.call(t, variant).float(), rtol=1e-3, atol=1e-4)
-        else:
-            assert torch.equal(y, case.call(t, variant))
+    for shape in (SHAPE, VECTORS):
+        for variant in case.variants:
+            t = case.make(shape, variant, dtype, device=device)
+            y = case.call(changed(t, LAYOUTS[layout]), variant)
+            if backend == "reference":  # PyTorch picks another algorithm for other strides
+                torch.testing.assert_close(y.float(), case.call(t, variant).float(), rtol=1e-3, atol=1e-4)
+            else:
+                assert torch.equal(y, case.call(t, variant))
 
 
 @cases
@@ -234,12 +237,17 @@ def test_the_kernels_refuse_what_would_leave_their_memory(backend):
     from swiftnet_ext import _native
 
     module = _native.emulated()[0] if backend == "emulated" else _native.native()[0]
-    t = torch.zeros(1, 4, 4, 4)
+    t, weight, out = torch.zeros(1, 4, 4, 4), torch.zeros(2, 4, 3, 3), torch.zeros(1, 2, 4, 4)
+    packed = torch.zeros(module.conv3x3_packed_numel(2, 4))
     with pytest.raises(ValueError, match="out: expected shape"):
-        module.conv3x3(t, torch.zeros(2, 4, 3, 3), None, None, False, torch.zeros(1, 2, 4, 3), 0)
+        module.conv3x3(t, weight, packed, True, None, None, False, out[..., :3], 0)
+    with pytest.raises(ValueError, match="packed: expected shape"):
+        module.conv3x3(t, weight, packed[4:], True, None, None, False, out, 0)
+    with pytest.raises(ValueError, match="packed: expected memory aligned"):
+        module.conv3x3(t, weight, torch.zeros(packed.numel() + 1)[1:], True, None, None, False, out, 0)
     with pytest.raises(ValueError, match="bias: expected shape"):
-        module.conv3x3(t, torch.zeros(2, 4, 3, 3), torch.zeros(1), None, False, torch.zeros(1, 2, 4, 4), 0)
+        module.conv3x3(t, weight, packed, True, torch.zeros(1), None, False, out, 0)
     with pytest.raises(TypeError, match="float32, float16"):
-        module.conv3x3(t.double(), torch.zeros(2, 4, 3, 3), None, None, False, torch.zeros(1, 2, 4, 4), 0)
+        module.conv3x3(t.double(), weight, packed, True, None, None, False, out, 0)
     with pytest.raises(TypeError):
-        module.conv3x3([1.0], torch.zeros(2, 4, 3, 3), None, None, False, torch.zeros(1, 2, 4, 4), 0)
+        module.conv3x3([1.0], weight, packed, True, None, None, False, out, 0)

@@ -1,0 +1,40 @@
+// What ends a 3×3 convolution:
+//
+//   sum = Σ_{c,r,s} weight[k,c,r,s] · x[n,c,h+r-1,w+s-1] + bias[k] + residual[n,k,h,w],    out = [relu](sum)
+#pragma once
+#include "common/access.cuh"
+#include "common/tiles.cuh"
+
+namespace swiftnet {
+
+template <class T>
+struct ConvEpilogue {
+  Parameter bias;
+  Map<const T> residual;  // data == nullptr where there is none
+  Map<T> out;
+  bool relu_last;
+
+  __device__ void one(int n, int k, int h, int w, float v) const {
+    float y = v + bias[k];
+    if (residual.data != nullptr) y += residual.load(n, k, h, w);
+    out.store(n, k, h, w, relu_last ? relu(y) : y);
+  }
+
+  // Four pixels of a row (kRows) or four channels (kChannels), from (k, h, w) on.
+  template <Access kAccess>
+  __device__ void four(int n, int k, int h, int w, const float (&v)[4]) const {
+    float y[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) y[i] = v[i] + bias[kAccess == Access::kChannels ? k + i : k];
+    if (residual.data != nullptr) {
+      const Vector4<T> r = load4(&residual.at(n, k, h, w));
+#pragma unroll
+      for (int i = 0; i < 4; i++) y[i] += to_float(r.v[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) y[i] = relu_last ? relu(y[i]) : y[i];
+    store4(&out.at(n, k, h, w), y);
+  }
+};
+
+}  // namespace swiftnet

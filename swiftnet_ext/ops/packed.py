@@ -1,0 +1,78 @@
+"""Weights packed as the kernels read them: made once for each parameter, kept as long as it, remade when it changes."""
+
+import weakref
+from typing import Any, Dict, Optional
+
+import torch
+from torch import Tensor
+
+
+class _Entry:
+    def __init__(self, weight: Tensor, packed: Tensor, forget: Any) -> None:
+        self.weight = weakref.ref(weight, forget)
+        # the alias shares the version counter, and keeps another tensor from getting the weight's address
+        self.alias = weight.detach()
+        self.version = weight._version
+        self.packed = packed
+        self.stream = None  # type: Any
+        self.made = None  # type: Any
+        if packed.is_cuda:
+            self.stream, self.made = torch.cuda.current_stream(packed.device), torch.cuda.Event()
+            self.made.record(self.stream)
+
+    def holds(self, weight: Tensor) -> bool:
+        alias = self.alias
+        return (
+            self.weight() is weight
+            and weight._version == self.version
+            and weight.data_ptr() == alias.data_ptr()
+            and weight.dtype == alias.dtype
+            and weight.shape == alias.shape
+            and weight.stride() == alias.stride()
+        )
+
+    def on_current_stream(self) -> Tensor:
+        """The packed weight; a stream that did not make it waits for the one that did."""
+        if self.stream is not None:
+            stream = torch.cuda.current_stream(self.packed.device)
+            if stream != self.stream:
+                stream.wait_event(self.made)
+                self.packed.record_stream(stream)
+        return self.packed
+
+
+_entries = {}  # type: Dict[int, _Entry]  # by the weight's id
+
+
+def _can_keep(weight: Tensor) -> bool:
+    """Inference tensors count no versions. What a CUDA graph captures must be made anew by each replay: the graph would
+    outlive a kept weight, and would not see the parameter change."""
+    if hasattr(weight, "is_inference") and weight.is_inference():
+        return False
+    if not weight.is_cuda or not hasattr(torch.cuda, "is_current_stream_capturing"):
+        return True
+    return not torch.cuda.is_current_stream_capturing()
+
+
+def find(weight: Tensor) -> Optional[Tensor]:
+    """The packed weight if it is kept and still that of `weight`, ready on the current stream.
+
+    Changes are seen by the version counter, which assignments to and through `weight.data` go past: of these only such
+    that change the memory, dtype or layout are seen.
+    """
+    entry = _entries.get(id(weight))
+    return entry.on_current_stream() if entry is not None and _can_keep(weight) and entry.holds(weight) else None
+
+
+def keep(weight: Tensor, packed: Tensor) -> None:
+    """Keeps what has been packed on the current stream, until the weight is changed or gone."""
+    if not _can_keep(weight):
+        return
+    key = id(weight)
+
+    def forget(reference: Any) -> None:
+        entry = _entries.get(key)
+        if entry is not None and entry.weight is reference:
+            del _entries[key]
+
+    _entries[key] = _Entry(weight, packed, forget)
