@@ -66,8 +66,7 @@ inline void __syncwarp(unsigned mask = 0xffffffffu, const char* file = __builtin
   swiftnet::emulation::warp_barrier(mask, file, line);
 }
 
-// One access, as on the GPU: the compiler would take a struct's members one by one, and the sectors would be counted
-// so.
+// One access, as on the GPU: the compiler would take a struct's members one by one, and count as many requests.
 template <class T>
 T __ldg(const T* p) {
   typedef unsigned Bits __attribute__((vector_size(sizeof(T)), may_alias));

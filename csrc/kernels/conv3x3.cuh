@@ -27,15 +27,10 @@ struct Conv3x3Traits {
                 "static shared memory");
 };
 
-struct Conv3x3Epilogue {
-  Parameter bias;
-  __device__ float operator()(float sum, int k) const { return sum + bias[k]; }
-};
-
 // Source: `float operator()(n, c, h, w)` inside the image. kChannelsInner: threads go along channels when they load.
 template <class T, class Source, bool kChannelsInner>
 __global__ void __launch_bounds__(Conv3x3Traits::kThreads, Conv3x3Traits::kMinBlocks) conv3x3_kernel(
-    Source source, Map<const T> weight, Conv3x3Epilogue epilogue, Map<T> out, Tiling tiling) {
+    Source source, Map<const T> weight, Parameter bias, Map<T> out, Tiling tiling) {
   using Traits = Conv3x3Traits;
   __shared__ float inputs[Traits::kInputs][Traits::kHaloRows][Traits::kHaloColumns];
   __shared__ float weights[Traits::kInputs][9][Traits::kOutputs];
@@ -81,13 +76,13 @@ __global__ void __launch_bounds__(Conv3x3Traits::kThreads, Conv3x3Traits::kMinBl
 #pragma unroll
   for (int k = 0; k < Traits::kOutputs; k++) {
     const int channel = tile.channel + k;
-    if (channel < out.channels) out.store(tile.n, channel, h, w, epilogue(sums[k], channel));
+    if (channel < out.channels) out.store(tile.n, channel, h, w, sums[k] + bias[channel]);
   }
 }
 
 template <class T, class Source>
-void launch_conv3x3(const Source& source, bool channels_inner, const TensorView& weight,
-                    const Conv3x3Epilogue& epilogue, const TensorView& out, void* stream) {
+void launch_conv3x3(const Source& source, bool channels_inner, const TensorView& weight, const Parameter& bias,
+                    const TensorView& out, void* stream) {
   using Traits = Conv3x3Traits;
   const Tiling tiles =
       tiling(out.shape[0], out.shape[1], out.shape[2], out.shape[3], Traits::kOutputs, Traits::kRows, Traits::kColumns);
@@ -96,9 +91,9 @@ void launch_conv3x3(const Source& source, bool channels_inner, const TensorView&
   const Map<const T> w = map_of<const T>(weight);
   const Map<T> y = map_of<T>(out);
   if (channels_inner)
-    SWIFTNET_LAUNCH((conv3x3_kernel<T, Source, true>), grid, block, 0, stream, source, w, epilogue, y, tiles);
+    SWIFTNET_LAUNCH((conv3x3_kernel<T, Source, true>), grid, block, 0, stream, source, w, bias, y, tiles);
   else
-    SWIFTNET_LAUNCH((conv3x3_kernel<T, Source, false>), grid, block, 0, stream, source, w, epilogue, y, tiles);
+    SWIFTNET_LAUNCH((conv3x3_kernel<T, Source, false>), grid, block, 0, stream, source, w, bias, y, tiles);
 }
 
 }  // namespace swiftnet

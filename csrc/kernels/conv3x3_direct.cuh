@@ -35,6 +35,7 @@ struct DirectTraits {
   static_assert(kThreads == 256,
                 "two blocks of at most 128 registers a thread fill a multiprocessor of 64 K registers");
   static_assert(kOutputThreads * kPixelThreads == 32, "a warp makes one row of pixels");
+  static_assert(kHaloRows + kPitch + kChannels < 64, "what access_of promises of offsets");
   static_assert(2 * (kInputs + kWeights) * sizeof(float) <= 32 * 1024, "two blocks fit into 64 KiB");
 };
 

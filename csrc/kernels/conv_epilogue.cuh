@@ -3,7 +3,6 @@
 //   sum = Σ_{c,r,s} weight[k,c,r,s] · x[n,c,h+r-1,w+s-1] + bias[k] + residual[n,k,h,w],    out = [relu](sum)
 #pragma once
 #include "common/access.cuh"
-#include "common/tiles.cuh"
 
 namespace swiftnet {
 

@@ -24,8 +24,7 @@ void upsample_add_conv3x3(const TensorView& x, const TensorView& skip, const Ten
     dispatch_mode(mode, [&](auto m) {
       const AffineRelu affine_relu{parameter_of(scale, 1.f), parameter_of(shift, 0.f)};
       const BlendSource<T, decltype(m)::value> source{map_of<const T>(x), map_of<const T>(skip), affine_relu};
-      const Conv3x3Epilogue epilogue{parameter_of(bias, 0.f)};
-      launch_conv3x3<T>(source, channels_inner(skip), weight, epilogue, out, stream);
+      launch_conv3x3<T>(source, channels_inner(skip), weight, parameter_of(bias, 0.f), out, stream);
     });
   });
 }

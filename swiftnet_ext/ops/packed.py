@@ -47,11 +47,7 @@ _entries = {}  # type: Dict[int, _Entry]  # by the weight's id
 def _can_keep(weight: Tensor) -> bool:
     """Inference tensors count no versions. What a CUDA graph captures must be made anew by each replay: the graph would
     outlive a kept weight, and would not see the parameter change."""
-    if hasattr(weight, "is_inference") and weight.is_inference():
-        return False
-    if not weight.is_cuda or not hasattr(torch.cuda, "is_current_stream_capturing"):
-        return True
-    return not torch.cuda.is_current_stream_capturing()
+    return not weight.is_inference() and not (weight.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def find(weight: Tensor) -> Optional[Tensor]:

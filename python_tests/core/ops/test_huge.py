@@ -71,6 +71,18 @@ def test_conv3x3(backend, device, only_the_last_blocks):
         assert_corner(y, sx.ops.conv3x3(x, weight, residual=residual))
 
 
+def test_conv3x3_of_pixels_far_apart(backend, device, only_the_last_blocks):
+    """Four channels side by side, as vectors want them, and 2^26 elements from pixel to pixel: beyond 2^31 within a tile."""
+    module = _native.emulated()[0] if backend == "emulated" else _native.native()[0]
+    width, apart = 40, 2**26
+    x, y = (reserved(device, width * apart).as_strided((1, 4, 1, width), (1, 1, 1, apart)) for _ in range(2))
+    value, weight = random(1, 4, 1, width).half(), random(4, 4, 3, 3).half()
+    x.copy_(value)
+    packed = torch.empty(module.conv3x3_packed_numel(4, 4), device=device)
+    module.conv3x3(x, weight.to(device), packed, True, None, None, False, y, _native.current_stream(x.device))
+    assert torch.equal(y, sx.ops.conv3x3(value.to(device), weight.to(device)))
+
+
 def test_lateral_add(backend, device, only_the_last_blocks):
     tap, weight = random(1, 1, LAST, LAST).half(), random(1, 1, 1, 1).half()
     y = sx.ops.lateral_add(wide_map(device, tap), weight.to(device), wide_map(device, tap))

@@ -87,7 +87,6 @@ def test_packed_weights_go_with_their_parameter(layer, x, backend):
     assert len(packed._entries) == before + 1
 
 
-@pytest.mark.skipif(not hasattr(torch, "inference_mode"), reason="PyTorch before 1.9")
 def test_a_weight_without_a_version_is_not_kept(x, backend):
     with torch.inference_mode():
         layer = torch.nn.Conv2d(5, 7, 3, bias=False).to(x.device)
