@@ -28,8 +28,8 @@ void conv3x3(const TensorView& x, const TensorView& weight, const TensorView& pa
              const TensorView& residual, bool relu, const TensorView& out, Stream stream);
 
 void lateral_add(const TensorView& tap, const TensorView& weight, const TensorView& x, const TensorView& bias,
-                 const TensorView& scale, const TensorView& shift, bool relu, Resize mode, const TensorView& out,
-                 Stream stream);
+                 const TensorView& scale, const TensorView& shift, const TensorView& out_scale,
+                 const TensorView& out_shift, bool relu, Resize mode, const TensorView& out, Stream stream);
 
 // `grids` are (rows, columns); `workspace` holds at least N · cells · (C + D) floats.
 void spatial_pyramid_pool(const TensorView& x, const TensorView& level_weight, const TensorView& fuse_weight,

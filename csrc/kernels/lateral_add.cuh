@@ -1,4 +1,5 @@
-// The lateral connection: conv1×1 over relu(scale·tap + shift), with bias, the resized coarser map and ReLU after it.
+// The lateral connection: conv1×1 over relu(scale·tap + shift), and after it bias, the resized coarser map, the next
+// layer's affine and ReLU.
 #pragma once
 #include "common/conv1x1.cuh"
 #include "common/resize.cuh"
@@ -13,10 +14,10 @@ struct AffineSource {
   __device__ float operator()(int n, int c, int h, int w) const { return affine_relu(tap.load(n, c, h, w), c); }
 };
 
-// y = [relu](sum + bias + up(x))
+// y = [relu](out_scale·(sum + bias + up(x)) + out_shift)
 template <class T, Resize kMode>
 struct LateralEpilogue {
-  Parameter bias;
+  Parameter bias, out_scale, out_shift;
   Map<const T> x;  // data == nullptr where there is none
   int height, width;
   bool relu_last;
@@ -24,6 +25,7 @@ struct LateralEpilogue {
   __device__ float operator()(float sum, int n, int k, int h, int w) const {
     float y = sum + bias[k];
     if (x.data != nullptr) y += resized<kMode>(x, n, k, h, w, height, width);
+    if (out_scale.data != nullptr || out_shift.data != nullptr) y = fmaf(y, out_scale[k], out_shift[k]);
     return relu_last ? relu(y) : y;
   }
 };

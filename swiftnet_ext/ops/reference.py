@@ -28,14 +28,16 @@ def resize(x: Tensor, size: Sequence[int], mode: str) -> Tensor:
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-def affine_relu(x: Tensor, scale: Optional[Tensor], shift: Optional[Tensor]) -> Tensor:
-    """relu(scale·x + shift) per channel, in x's dtype; scale and shift [C], absent ones are 1 and 0."""
-    y = x
+def affine(x: Tensor, scale: Optional[Tensor], shift: Optional[Tensor]) -> Tensor:
+    """scale·x + shift per channel; scale and shift [C], absent ones are 1 and 0."""
     if scale is not None:
-        y = y * scale.reshape(1, -1, 1, 1)
-    if shift is not None:
-        y = y + shift.reshape(1, -1, 1, 1)
-    return torch.relu(y).to(x.dtype)
+        x = x * scale.reshape(1, -1, 1, 1)
+    return x if shift is None else x + shift.reshape(1, -1, 1, 1)
+
+
+def affine_relu(x: Tensor, scale: Optional[Tensor], shift: Optional[Tensor]) -> Tensor:
+    """relu(scale·x + shift) per channel, in x's dtype."""
+    return torch.relu(affine(x, scale, shift)).to(x.dtype)
 
 
 def _in_dtype_of(x: Tensor, parameter: Optional[Tensor]) -> Optional[Tensor]:
@@ -98,13 +100,16 @@ def lateral_add(
     *,
     scale: Optional[Tensor] = None,
     shift: Optional[Tensor] = None,
+    out_scale: Optional[Tensor] = None,
+    out_shift: Optional[Tensor] = None,
     relu: bool = True,
     mode: str = "bilinear",
 ) -> Tensor:
     y = F.conv2d(affine_relu(tap, scale, shift), weight, _in_dtype_of(tap, bias))
     if x is not None:
         y = y + resize(x, tap.shape[2:], mode)
-    return torch.relu(y) if relu else y
+    y = affine(y, out_scale, out_shift)
+    return (torch.relu(y) if relu else y).to(tap.dtype)
 
 
 def _row(parameters: Optional[Tensor], i: int) -> Optional[Tensor]:

@@ -119,22 +119,27 @@ class Conv3x3(Case):
 
 class LateralAdd(Case):
     name = "lateral_add"
-    variants = ("bilinear", "nearest", "alone")
-    vectors = ("scale", "shift", "bias")
+    variants = ("bilinear", "nearest", "alone", "affine")
+    vectors = ("scale", "shift", "bias", "out_scale", "out_shift")
 
     def tensors(self, shape, variant, rand):
         n, c, k, small, size = shape
         t = {"tap": rand(n, c, *size), "weight": rand(k, c, 1, 1), "bias": rand(k), "scale": rand(c), "shift": rand(c)}
         if variant != "alone":
             t["x"] = rand(n, k, *small)
+        if variant == "affine":
+            t["out_scale"], t["out_shift"] = rand(k), rand(k)
         return t
 
+    @staticmethod
+    def options(variant):
+        return dict(relu=variant != "alone", mode="nearest" if variant == "nearest" else "bilinear")
+
     def call(self, t, variant):
-        return sx.ops.lateral_add(relu=variant != "alone", mode="bilinear" if variant == "alone" else variant, **t)
+        return sx.ops.lateral_add(**self.options(variant), **t)
 
     def expected(self, t, variant):
-        t = dict(t, x=t.get("x"))
-        return oracle.lateral_add(relu=variant != "alone", mode="bilinear" if variant == "alone" else variant, **t)
+        return oracle.lateral_add(**self.options(variant), **dict(t, x=t.get("x")))
 
     def terms(self, shape):
         return shape[1]

@@ -92,10 +92,14 @@ def conv3x3(x, weight, bias, residual, relu):
     return (y.clamp(min=0), m) if relu else (y, m)
 
 
-def lateral_add(tap, weight, x, bias, scale, shift, relu, mode):
+def lateral_add(tap, weight, x, bias, scale, shift, relu, mode, out_scale=None, out_shift=None):
     y, m = linear(*activate(tap, tap.abs(), scale, shift), weight=weight, bias=bias)
     if x is not None:
         y, m = y + resize(x, tap.shape[2:], mode), m + resize(x.abs(), tap.shape[2:], mode)
+    if out_scale is not None:
+        y, m = channels(out_scale) * y, channels(out_scale.abs()) * m
+    if out_shift is not None:
+        y, m = y + channels(out_shift), m + channels(out_shift.abs())
     return (y.clamp(min=0), m) if relu else (y, m)
 
 
