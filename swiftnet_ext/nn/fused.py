@@ -150,41 +150,42 @@ def _projected(bottleneck: Any, skip: Tensor) -> Tensor:
     return unit_1x1(bottleneck, skip) if can_fuse(1, bottleneck) else bottleneck(skip)
 
 
-def _scaled(tensor: Any, scale: Optional[Tensor], dim: int) -> Any:
-    """A tensor times scale along one dimension, in its own dtype."""
-    if tensor is None or scale is None:
-        return tensor
-    shape = [1] * tensor.dim()
-    shape[dim] = -1
-    return (tensor * scale.view(shape)).to(tensor.dtype)
-
-
 def _activated_sum(bottleneck: Any, unit: Any, x: Tensor, skip: Tensor, mode: str) -> Tensor:
-    """The input of a unit's convolution in one operator: relu(affine(project(skip) + resize(x))).
-
-    The affine's scale goes into the projection and into x, which resizing lets through; both are smaller than the sum.
-    """
-    scale, shift = affine_of(norm_of(unit))
+    """The input of a unit's convolution in one operator: relu(affine(project(skip) + resize(x)))."""
+    scale, shift = affine_of(norm_of(bottleneck))
+    out_scale, out_shift = affine_of(norm_of(unit))
     conv = bottleneck.conv
-    bias = _scaled(conv.bias, scale, 0)
-    if shift is not None:
-        bias = shift if bias is None else shift + bias
-    tap_scale, tap_shift = affine_of(norm_of(bottleneck))
-    weight, x = _scaled(conv.weight, scale, 0), _scaled(x, scale, 1)
-    return ops.lateral_add(skip, weight, x, bias, scale=tap_scale, shift=tap_shift, relu=True, mode=mode)
+    return ops.lateral_add(
+        skip,
+        conv.weight,
+        x,
+        conv.bias,
+        scale=scale,
+        shift=shift,
+        out_scale=out_scale,
+        out_shift=out_shift,
+        relu=True,
+        mode=mode,
+    )
 
 
 def upsample_blend(bottleneck: Any, unit: Any, x: Tensor, skip: Tensor, mode: str) -> Tensor:
-    """Project skip by the bottleneck (None: it comes projected), resize x to it, add, and run the unit."""
-    if can_fuse(3, unit):
-        scale, shift = affine_of(norm_of(unit))
-        lateral, conv = _projected(bottleneck, skip), unit.conv
-        return ops.upsample_add_conv3x3(x, lateral, conv.weight, conv.bias, scale=scale, shift=shift, mode=mode)
+    """Project skip by the bottleneck (None: it comes projected), resize x to it, add, and run the unit.
+
+    A bottleneck that fits makes the convolution's input in one pass, so the projection alone is never written.
+    """
     if bottleneck is not None and can_fuse(1, bottleneck):
+        if can_fuse(3, unit):
+            total = _activated_sum(bottleneck, unit, x, skip, mode)
+            return ops.conv3x3(total, unit.conv.weight, unit.conv.bias)
         if _can_activate(unit):
             return unit.conv(_activated_sum(bottleneck, unit, x, skip, mode))
         return unit(unit_1x1(bottleneck, skip, x, mode))
-    lateral = _projected(bottleneck, skip)
+    lateral = skip if bottleneck is None else bottleneck(skip)
+    if can_fuse(3, unit):
+        scale, shift = affine_of(norm_of(unit))
+        conv = unit.conv
+        return ops.upsample_add_conv3x3(x, lateral, conv.weight, conv.bias, scale=scale, shift=shift, mode=mode)
     return unit(reference.resize(x, lateral.shape[2:], mode) + lateral)
 
 
@@ -192,7 +193,8 @@ def blend_operators(bottleneck: Any, unit: Any) -> str:
     """Which operators `upsample_blend` runs in eval mode, and what is plain PyTorch for which reason."""
     misfit_1x1 = "it comes projected" if bottleneck is None else misfit("bottleneck", bottleneck, 1)
     misfit_3x3 = misfit("blend_conv", unit, 3)
-    operators = ([] if misfit_1x1 else ["lateral_add"]) + ([] if misfit_3x3 else ["upsample_add_conv3x3"])
+    second = "upsample_add_conv3x3" if misfit_1x1 else "conv3x3"
+    operators = ([] if misfit_1x1 else ["lateral_add"]) + ([] if misfit_3x3 else [second])
     rest = misfit_3x3 or (misfit_1x1 if bottleneck is not None else "")
     return ", ".join(operators or ["no operator"]) + ("; the rest in plain PyTorch: " + rest if rest else "")
 

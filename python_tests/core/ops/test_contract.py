@@ -210,6 +210,7 @@ MISUSES = [
     ("conv3x3", dict(x=x, weight=w3, relu=1), TypeError, "relu: expected True or False"),
     ("lateral_add", dict(tap=x, weight=w3), ValueError, r"weight: expected shape \[K, 4, 1, 1\]"),
     ("lateral_add", dict(tap=x, weight=w1, x=x), ValueError, "x: expected 2 channels"),
+    ("lateral_add", dict(tap=x, weight=w1, out_shift=torch.zeros(4)), ValueError, r"out_shift: expected shape \[2\]"),
     ("spatial_pyramid_pool", dict(x=x, level_weight=w1, fuse_weight=w1, grids=[]), ValueError, "grids: expected at least one"),
     ("spatial_pyramid_pool", dict(x=x, level_weight=w1, fuse_weight=w1, grids=[(0, 1)]), ValueError, "grids: expected"),
     ("spatial_pyramid_pool", dict(x=x, level_weight=w1, fuse_weight=w1, grids=[(1, 1)]), ValueError, "level_weight: expected"),
