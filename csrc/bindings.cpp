@@ -158,15 +158,15 @@ void define_operators(py::module_& m) {
           swiftnet::conv3x3(x, weight, packed, pack, bias, residual, relu, out, stream_of(stream));
         });
   m.def("conv3x3_packed_numel", &swiftnet::conv3x3_packed_numel);
-  m.def("lateral_add", [](const TensorView& tap, const TensorView& weight, const TensorView& x, const TensorView& bias,
-                          const TensorView& scale, const TensorView& shift, const TensorView& out_scale,
-                          const TensorView& out_shift, bool relu, const std::string& mode, const TensorView& out,
-                          uintptr_t stream) {
-    const swiftnet::Resize resize = resize_mode(mode);
-    const py::gil_scoped_release unlocked;
-    swiftnet::lateral_add(tap, weight, x, bias, scale, shift, out_scale, out_shift, relu, resize, out,
-                          stream_of(stream));
-  });
+  m.def("lateral_add",
+        [](const TensorView& tap, const TensorView& weight, const TensorView& x, const TensorView& bias,
+           const TensorView& scale, const TensorView& shift, const TensorView& out_scale, const TensorView& out_shift,
+           bool relu, const std::string& mode, const TensorView& out, uintptr_t stream) {
+          const swiftnet::Resize resize = resize_mode(mode);
+          const py::gil_scoped_release unlocked;
+          swiftnet::lateral_add(tap, weight, x, bias, scale, shift, out_scale, out_shift, relu, resize, out,
+                                stream_of(stream));
+        });
   m.def("spatial_pyramid_pool",
         [](const TensorView& x, const TensorView& level_weight, const TensorView& fuse_weight,
            const TensorView& fuse_bias, const TensorView& level_scale, const TensorView& level_shift,

@@ -29,8 +29,8 @@ def lateral_add(
     """[relu](out_scale·(conv1×1(relu(scale·tap + shift)) + bias + up(x)) + out_shift); up resizes x to tap's size.
 
     Without x nothing is added: a plain affine-ReLU-1×1 layer. The output's affine is that of the layer which takes the
-    sum: with it and the ReLU, the sum is written as that layer's convolution reads it. Accumulation is fp32 for fp32 and fp16 storage.
-    Differentiable in every tensor.
+    sum: with it and the ReLU, the sum is written as that layer's convolution reads it. Accumulation is fp32 for fp32 and
+    fp16 storage. Differentiable in every tensor.
 
     Args:
         tap: [N, C, H, W], an encoder's feature map; float32, float16, bfloat16 or float64.
