@@ -134,6 +134,13 @@ swiftnet::Order softmax_order(const std::string& order) {
   throw py::value_error("order: expected 'softmax_then_resize' or 'resize_then_softmax', got '" + order + "'");
 }
 
+swiftnet::ConvAlgorithm conv_algorithm(const std::string& algorithm) {
+  if (algorithm == "direct") return swiftnet::ConvAlgorithm::kDirect;
+  if (algorithm == "winograd") return swiftnet::ConvAlgorithm::kWinograd;
+  if (algorithm == "half2") return swiftnet::ConvAlgorithm::kHalf2;
+  throw py::value_error("algorithm: expected 'direct', 'winograd' or 'half2', got '" + algorithm + "'");
+}
+
 std::vector<std::pair<int, int>> grid_pairs(const std::vector<int>& sizes) {
   if (sizes.size() % 2) throw py::value_error("sizes: expected rows and columns of each grid, one after the other");
   std::vector<std::pair<int, int>> grids;
@@ -144,20 +151,27 @@ std::vector<std::pair<int, int>> grid_pairs(const std::vector<int>& sizes) {
 swiftnet::Stream stream_of(uintptr_t address) { return reinterpret_cast<swiftnet::Stream>(address); }
 
 void define_operators(py::module_& m) {
-  m.def("upsample_add_conv3x3", [](const TensorView& x, const TensorView& skip, const TensorView& weight,
-                                   const TensorView& bias, const TensorView& scale, const TensorView& shift,
-                                   const std::string& mode, const TensorView& out, uintptr_t stream) {
-    const swiftnet::Resize resize = resize_mode(mode);
-    const py::gil_scoped_release unlocked;
-    swiftnet::upsample_add_conv3x3(x, skip, weight, bias, scale, shift, resize, out, stream_of(stream));
+  m.def("conv3x3_packed_numel", [](const std::string& algorithm, int64_t outputs, int64_t channels) {
+    return swiftnet::conv3x3_packed_numel(conv_algorithm(algorithm), outputs, channels);
   });
-  m.def("conv3x3",
-        [](const TensorView& x, const TensorView& weight, const TensorView& packed, bool pack, const TensorView& bias,
-           const TensorView& residual, bool relu, const TensorView& out, uintptr_t stream) {
-          const py::gil_scoped_release unlocked;
-          swiftnet::conv3x3(x, weight, packed, pack, bias, residual, relu, out, stream_of(stream));
-        });
-  m.def("conv3x3_packed_numel", &swiftnet::conv3x3_packed_numel);
+  m.def("conv3x3", [](const TensorView& x, const TensorView& weight, const std::string& algorithm,
+                      const TensorView& packed, bool pack, const TensorView& bias, const TensorView& residual,
+                      bool relu, const TensorView& out, uintptr_t stream) {
+    const swiftnet::ConvAlgorithm chosen = conv_algorithm(algorithm);
+    const py::gil_scoped_release unlocked;
+    swiftnet::conv3x3(x, weight, chosen, packed, pack, bias, residual, relu, out, stream_of(stream));
+  });
+  m.def(
+      "upsample_add_conv3x3",
+      [](const TensorView& x, const TensorView& skip, const TensorView& weight, const std::string& algorithm,
+         const TensorView& packed, bool pack, const TensorView& bias, const TensorView& scale, const TensorView& shift,
+         const std::string& mode, const TensorView& activated, const TensorView& out, uintptr_t stream) {
+        const swiftnet::ConvAlgorithm chosen = conv_algorithm(algorithm);
+        const swiftnet::Resize resize = resize_mode(mode);
+        const py::gil_scoped_release unlocked;
+        swiftnet::upsample_add_conv3x3(x, skip, weight, chosen, packed, pack, bias, scale, shift, resize, activated,
+                                       out, stream_of(stream));
+      });
   m.def("lateral_add",
         [](const TensorView& tap, const TensorView& weight, const TensorView& x, const TensorView& bias,
            const TensorView& scale, const TensorView& shift, const TensorView& out_scale, const TensorView& out_shift,

@@ -15,17 +15,22 @@ namespace swiftnet {
 
 enum class Resize { kBilinear, kNearest };
 enum class Order { kSoftmaxThenResize, kResizeThenSoftmax };
+enum class ConvAlgorithm { kDirect, kWinograd, kHalf2 };
 
 using Stream = void*;  // a cudaStream_t; ignored by the emulation
 
-void upsample_add_conv3x3(const TensorView& x, const TensorView& skip, const TensorView& weight, const TensorView& bias,
-                          const TensorView& scale, const TensorView& shift, Resize mode, const TensorView& out,
-                          Stream stream);
+// `packed` [conv3x3_packed_numel(algorithm, K, C)] fp32 holds the weight as the kernel reads it, or takes it where
+// `pack`.
+int64_t conv3x3_packed_numel(ConvAlgorithm algorithm, int64_t outputs, int64_t channels);
+void conv3x3(const TensorView& x, const TensorView& weight, ConvAlgorithm algorithm, const TensorView& packed,
+             bool pack, const TensorView& bias, const TensorView& residual, bool relu, const TensorView& out,
+             Stream stream);
 
-// `packed` [conv3x3_packed_numel(K, C)] fp32 holds the weight as the kernel reads it, or takes it where `pack`.
-int64_t conv3x3_packed_numel(int64_t outputs, int64_t channels);
-void conv3x3(const TensorView& x, const TensorView& weight, const TensorView& packed, bool pack, const TensorView& bias,
-             const TensorView& residual, bool relu, const TensorView& out, Stream stream);
+// `activated`, like `skip`, takes what is convolved: relu(scale·(up(x) + skip) + shift).
+void upsample_add_conv3x3(const TensorView& x, const TensorView& skip, const TensorView& weight,
+                          ConvAlgorithm algorithm, const TensorView& packed, bool pack, const TensorView& bias,
+                          const TensorView& scale, const TensorView& shift, Resize mode, const TensorView& activated,
+                          const TensorView& out, Stream stream);
 
 void lateral_add(const TensorView& tap, const TensorView& weight, const TensorView& x, const TensorView& bias,
                  const TensorView& scale, const TensorView& shift, const TensorView& out_scale,

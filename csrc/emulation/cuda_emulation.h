@@ -69,7 +69,7 @@ inline void __syncwarp(unsigned mask = 0xffffffffu, const char* file = __builtin
 // One access, as on the GPU: the compiler would take a struct's members one by one, and count as many requests.
 template <class T>
 T __ldg(const T* p) {
-  typedef unsigned Bits __attribute__((vector_size(sizeof(T)), may_alias));
+  typedef unsigned char Bits __attribute__((vector_size(sizeof(T)), may_alias));
   const Bits bits = *reinterpret_cast<const Bits*>(p);
   T value;
   std::memcpy(&value, &bits, sizeof value);

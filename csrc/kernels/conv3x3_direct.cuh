@@ -145,14 +145,11 @@ struct WeightSlice {
 inline int64_t packed_channels(int64_t channels) {
   return ceil_div(channels, DirectTraits::kChannels) * DirectTraits::kChannels;
 }
-inline int64_t packed_numel(int64_t outputs, int64_t channels) {
-  return ceil_div(outputs, DirectTraits::kOutputs) * packed_channels(channels) * 9 * DirectTraits::kOutputs;
-}
 
 // Weight: [K, C, 3, 3] of any strides. A thread writes one element.
 template <class T>
-__global__ void __launch_bounds__(256) pack_conv3x3_kernel(Map<const T> weight, int outputs, int64_t channels,
-                                                           float* packed, int64_t count) {
+__global__ void __launch_bounds__(256) pack_direct_kernel(Map<const T> weight, int outputs, int64_t channels,
+                                                          float* packed, int64_t count) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= count) return;
   constexpr int kOutputs = DirectTraits::kOutputs;

@@ -3,6 +3,7 @@
 //   sum = Σ_{c,r,s} weight[k,c,r,s] · x[n,c,h+r-1,w+s-1] + bias[k] + residual[n,k,h,w],    out = [relu](sum)
 #pragma once
 #include "common/access.cuh"
+#include "conv3x3.cuh"
 
 namespace swiftnet {
 
@@ -35,5 +36,10 @@ struct ConvEpilogue {
     store4(&out.at(n, k, h, w), y);
   }
 };
+
+template <class T>
+ConvEpilogue<T> conv_epilogue(const Conv3x3Call& call) {
+  return {parameter_of(call.bias, 0.f), optional_map<const T>(call.residual), map_of<T>(call.out), call.relu};
+}
 
 }  // namespace swiftnet

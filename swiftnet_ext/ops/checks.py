@@ -139,6 +139,11 @@ def grid_pairs(op: str, value: Any) -> None:
         size_pair(op, "grids", grid)
 
 
+def half(op: str, argument: str, value: Tensor, why: str) -> None:
+    if value.dtype is not torch.float16:
+        _fail(TypeError, op, argument, "float16 for " + why, value, "convert it with .half(), or choose another")
+
+
 def flag(op: str, argument: str, value: Any) -> None:
     if not isinstance(value, bool):
         _fail(TypeError, op, argument, "True or False", value, "pass a bool")

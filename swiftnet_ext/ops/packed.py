@@ -1,7 +1,7 @@
 """Weights packed as the kernels read them: made once for each parameter, kept as long as it, remade when it changes."""
 
 import weakref
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ class _Entry:
         return self.packed
 
 
-_entries = {}  # type: Dict[int, _Entry]  # by the weight's id
+_entries = {}  # type: Dict[Tuple[int, str], _Entry]  # by the weight's id and the algorithm
 
 
 def _can_keep(weight: Tensor) -> bool:
@@ -50,21 +50,21 @@ def _can_keep(weight: Tensor) -> bool:
     return not weight.is_inference() and not (weight.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
-def find(weight: Tensor) -> Optional[Tensor]:
-    """The packed weight if it is kept and still that of `weight`, ready on the current stream.
+def find(weight: Tensor, algorithm: str) -> Optional[Tensor]:
+    """The weight packed for an algorithm if it is kept and still that of `weight`, ready on the current stream.
 
     Changes are seen by the version counter, which assignments to and through `weight.data` go past: of these only such
     that change the memory, dtype or layout are seen.
     """
-    entry = _entries.get(id(weight))
+    entry = _entries.get((id(weight), algorithm))
     return entry.on_current_stream() if entry is not None and _can_keep(weight) and entry.holds(weight) else None
 
 
-def keep(weight: Tensor, packed: Tensor) -> None:
+def keep(weight: Tensor, algorithm: str, packed: Tensor) -> None:
     """Keeps what has been packed on the current stream, until the weight is changed or gone."""
     if not _can_keep(weight):
         return
-    key = id(weight)
+    key = id(weight), algorithm
 
     def forget(reference: Any) -> None:
         entry = _entries.get(key)

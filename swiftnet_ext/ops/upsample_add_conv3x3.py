@@ -8,6 +8,7 @@ from .._native import current_stream
 from . import checks, reference
 from .autocast import cast_for_autocast
 from .backend import kernels_for
+from .conv3x3 import launch_with_packed
 from .registration import empty_like_layout, in_layout_of, register
 
 NAME = "upsample_add_conv3x3"
@@ -26,7 +27,8 @@ def upsample_add_conv3x3(
     """conv3×3(relu(scale·(up(x) + skip) + shift)) + bias, where up resizes x to skip's size.
 
     The zero padding comes after the ReLU: outside the image the convolution reads 0, not relu(shift). Accumulation is
-    fp32 for fp32 and fp16 storage. Differentiable in every tensor.
+    fp32 for fp32 and fp16 storage. Two launches: the convolution's input is written in x's dtype, then convolved as
+    `conv3x3` does. Differentiable in every tensor.
 
     Args:
         x: [N, C, h, w], the coarser map; float32, float16, bfloat16 or float64.
@@ -63,7 +65,12 @@ def _run(x: Tensor, skip: Tensor, weight: Tensor, bias: Any, scale: Any, shift: 
     if kernels is None:
         return in_layout_of(_reference(x, skip, weight, bias, scale, shift, mode), x)
     y = _fake(x, skip, weight, bias, scale, shift, mode)
-    kernels.upsample_add_conv3x3(x, skip, weight, bias, scale, shift, mode, y, current_stream(x.device))
+    activated, stream = empty_like_layout(skip, skip.shape), current_stream(x.device)
+
+    def launch(*how: Any) -> None:
+        kernels.upsample_add_conv3x3(x, skip, weight, *how, bias, scale, shift, mode, activated, y, stream)
+
+    launch_with_packed(NAME, kernels, weight, "auto", launch)
     return y
 
 

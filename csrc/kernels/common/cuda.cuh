@@ -69,4 +69,20 @@ class DeviceGuard {
 
 #endif
 
+// The same value, of which the compiler does not know how it came about: it neither multiplies a pointer's steps out
+// nor keeps what it once computed from an index, where registers are scarce.
+template <class T>
+__device__ inline T* opaque(T* pointer) {
+#ifndef SWIFTNET_EMULATED
+  asm volatile("" : "+l"(pointer));
+#endif
+  return pointer;
+}
+__device__ inline unsigned opaque(unsigned index) {
+#ifndef SWIFTNET_EMULATED
+  asm volatile("" : "+r"(index));
+#endif
+  return index;
+}
+
 }  // namespace swiftnet

@@ -14,11 +14,12 @@ struct Tile {
 };
 
 struct Tiling {
-  int rows, columns, channels;           // of one tile
-  int64_t down, across, groups, blocks;  // tiles along H and W, channel groups, and all of them
+  int rows, columns, channels;    // of one tile
+  unsigned down, across, groups;  // tiles along H and W, channel groups; their product fits wherever there is an image
+  int64_t blocks;                 // for all images
 
-  __device__ Tile tile(int64_t block) const {
-    const int64_t column = block % across, row = block / across % down, group = block / (across * down) % groups;
+  __device__ Tile tile(unsigned block) const {
+    const unsigned column = block % across, row = block / across % down, group = block / (across * down) % groups;
     return {static_cast<int>(block / (across * down * groups)), static_cast<int>(group * channels),
             static_cast<int>(row * rows), static_cast<int>(column * columns)};
   }
@@ -26,16 +27,16 @@ struct Tiling {
 
 inline Tiling tiling(int64_t n, int64_t channels, int64_t height, int64_t width, int tile_channels, int tile_rows,
                      int tile_columns) {
-  Tiling t{tile_rows,
-           tile_columns,
-           tile_channels,
-           ceil_div(height, tile_rows),
-           ceil_div(width, tile_columns),
-           ceil_div(channels, tile_channels),
-           0};
-  t.blocks = n * t.down * t.across * t.groups;
-  check(t.blocks <= 2147483647, "the output needs more than 2^31 - 1 blocks; split the batch");
-  return t;
+  const int64_t down = ceil_div(height, tile_rows), across = ceil_div(width, tile_columns);
+  const int64_t groups = ceil_div(channels, tile_channels), blocks = n * down * across * groups;
+  check(blocks <= 2147483647, "the output needs more than 2^31 - 1 blocks; split the batch");
+  return {tile_rows,
+          tile_columns,
+          tile_channels,
+          static_cast<unsigned>(down),
+          static_cast<unsigned>(across),
+          static_cast<unsigned>(groups),
+          blocks};
 }
 
 }  // namespace swiftnet

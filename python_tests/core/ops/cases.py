@@ -3,6 +3,7 @@
 import torch
 
 import swiftnet_ext as sx
+from swiftnet_ext.ops.conv3x3 import algorithm_for
 
 from . import oracle
 
@@ -57,9 +58,13 @@ class Case:
         """(value, magnitude) by the oracle; t in float64."""
         raise NotImplementedError
 
-    def terms(self, shape):
+    def terms(self, shape, variant):
         """How many products add up to one output."""
         raise NotImplementedError
+
+    def stored(self, t, variant, dtype):
+        """The error from what is rounded to the maps' dtype on the way."""
+        return 0.0
 
     def make(self, shape, variant, dtype, memory_format="contiguous", device="cpu", seed=0, rand=None):
         generator = torch.Generator().manual_seed(seed)
@@ -89,32 +94,47 @@ class UpsampleAddConv3x3(Case):
         return sx.ops.upsample_add_conv3x3(mode=variant, **t)
 
     def expected(self, t, variant):
-        return oracle.upsample_add_conv3x3(mode=variant, **t)
+        return oracle.upsample_add_conv3x3(mode=variant, algorithm=algorithm_for(t["x"].shape[1]), **t)
 
-    def terms(self, shape):
-        return 9 * shape[1]
+    def terms(self, shape, variant):
+        return products_3x3(shape[1], algorithm_for(shape[1]))
+
+    def stored(self, t, variant, dtype):
+        """The convolution's input is written in the maps' dtype."""
+        activated, _ = oracle.blend(t["x"], t["skip"], t["scale"], t["shift"], variant)
+        error = oracle.UNIT[dtype] * activated + oracle.TINY[dtype]
+        return oracle.conv(error, t["weight"].abs())
+
+
+def products_3x3(channels, algorithm):
+    return channels if algorithm == "winograd" else 9 * channels
 
 
 class Conv3x3(Case):
     name = "conv3x3"
-    variants = ("plain", "residual_relu")
+    variants = ("direct", "direct_residual_relu", "winograd", "winograd_residual_relu")
     vectors = ("bias",)
+
+    @staticmethod
+    def options(variant):
+        algorithm, _, rest = variant.partition("_")
+        return dict(relu=bool(rest), algorithm=algorithm)
 
     def tensors(self, shape, variant, rand):
         n, c, k, _, size = shape
         t = {"x": rand(n, c, *size), "weight": rand(k, c, 3, 3), "bias": rand(k)}
-        if variant == "residual_relu":
+        if self.options(variant)["relu"]:
             t["residual"] = rand(n, k, *size)
         return t
 
     def call(self, t, variant):
-        return sx.ops.conv3x3(relu=variant == "residual_relu", **t)
+        return sx.ops.conv3x3(**self.options(variant), **t)
 
     def expected(self, t, variant):
-        return oracle.conv3x3(t["x"], t["weight"], t["bias"], t.get("residual"), variant == "residual_relu")
+        return oracle.conv3x3(t["x"], t["weight"], t["bias"], t.get("residual"), **self.options(variant))
 
-    def terms(self, shape):
-        return 9 * shape[1]
+    def terms(self, shape, variant):
+        return products_3x3(shape[1], self.options(variant)["algorithm"])
 
 
 class LateralAdd(Case):
@@ -141,7 +161,7 @@ class LateralAdd(Case):
     def expected(self, t, variant):
         return oracle.lateral_add(**self.options(variant), **dict(t, x=t.get("x")))
 
-    def terms(self, shape):
+    def terms(self, shape, variant):
         return shape[1]
 
 
@@ -176,7 +196,7 @@ class SpatialPyramidPool(Case):
     def expected(self, t, variant):
         return oracle.spatial_pyramid_pool(mode=variant, **t)
 
-    def terms(self, shape):
+    def terms(self, shape, variant):
         pooled = shape[4][0] * shape[4][1]
         return pooled + shape[1] + shape[1] + len(self.grids(shape)) * min(shape[2], 21)
 
@@ -201,7 +221,7 @@ class MultiscaleMean(Case):
     def expected(self, t, variant):
         return oracle.multiscale_mean(order=variant, **t)
 
-    def terms(self, shape):
+    def terms(self, shape, variant):
         return shape[1]
 
 
@@ -224,10 +244,13 @@ def bound(case, shape, t, variant, dtype):
     """The error that is allowed at each element, derived from the arithmetic.
 
     Adding n products in fp32 errs by at most n·u·Σ|terms| (u = 2^-24); the prologue's and epilogue's few roundings add
-    16. A resize's source coordinate, up to the map's size s, is off by 3·s·u at most, so each interpolated value errs
+    16. (Winograd: C products a point; its transforms round 2 times for inputs, 4 for weights and 4 for outputs, and the
+    terms are those of the transforms' absolute values.) A resize's source coordinate, up to the map's size s, is off by 3·s·u at most, so each interpolated value errs
     by 6·s·u of its magnitude. Storing rounds once to the dtype.
     """
-    value, magnitude = case.expected(to_double(t), variant)
+    t = to_double(t)
+    value, magnitude = case.expected(t, variant)
     side = max(shape[3] + shape[4]) * 2
-    arithmetic = (case.terms(shape) + 16 + 6 * side) * oracle.UNIT[torch.float32] * magnitude
+    arithmetic = (case.terms(shape, variant) + 16 + 6 * side) * oracle.UNIT[torch.float32] * magnitude
+    arithmetic = arithmetic + case.stored(t, variant, dtype)
     return value, arithmetic + oracle.UNIT[dtype] * value.abs() + oracle.TINY[dtype]

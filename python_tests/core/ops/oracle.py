@@ -73,20 +73,41 @@ def conv(x, weight):
     return y
 
 
-def linear(x, magnitude, weight, bias):
-    """Convolution with bias, and its magnitude."""
-    y, m = conv(x, weight), conv(magnitude, weight.abs())
+def winograd_magnitude(magnitude, weight):
+    """What F(2×2, 3×3) adds up in absolute values: |A|ᵀ (Σ_c (|G| |g| |G|ᵀ) ∘ (|B|ᵀ |d| |B|)) |A|."""
+    B = torch.tensor([[1, 0, 1, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 1, 0, 1]], dtype=torch.float64)  # |B|ᵀ
+    G = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0.5], [0, 0, 1]], dtype=torch.float64)
+    A = torch.tensor([[1, 1, 1, 0], [0, 1, 1, 1]], dtype=torch.float64)  # |A|ᵀ
+    height, width = magnitude.shape[2:]
+    padded = torch.nn.functional.pad(magnitude, (1, 1 + width % 2, 1, 1 + height % 2))
+    windows = padded.unfold(2, 4, 2).unfold(3, 4, 2)  # [N, C, H/2, W/2, 4, 4]
+    inputs = torch.einsum("ip,nctupq,jq->nctuij", B, windows, B)
+    weights = torch.einsum("ip,kcpq,jq->kcij", G, weight.abs(), G)
+    sums = torch.einsum("kcij,nctuij->nktuij", weights, inputs)
+    tiles = torch.einsum("ai,nktuij,bj->nktaub", A, sums, A)  # [N, K, H/2, 2, W/2, 2]
+    return tiles.flatten(4, 5).flatten(2, 3)[:, :, :height, :width]
+
+
+def linear(x, magnitude, weight, bias, algorithm="direct"):
+    """Convolution with bias, and the magnitude of what an algorithm adds up for it."""
+    y = conv(x, weight)
+    m = winograd_magnitude(magnitude, weight) if algorithm == "winograd" else conv(magnitude, weight.abs())
     return (y, m) if bias is None else (y + channels(bias), m + channels(bias.abs()))
 
 
-def upsample_add_conv3x3(x, skip, weight, bias, scale, shift, mode):
+def blend(x, skip, scale, shift, mode):
+    """relu(scale·(up(x) + skip) + shift) and its magnitude."""
     size = skip.shape[2:]
     total, magnitude = resize(x, size, mode) + skip, resize(x.abs(), size, mode) + skip.abs()
-    return linear(*activate(total, magnitude, scale, shift), weight=weight, bias=bias)
+    return activate(total, magnitude, scale, shift)
 
 
-def conv3x3(x, weight, bias, residual, relu):
-    y, m = linear(x, x.abs(), weight, bias)
+def upsample_add_conv3x3(x, skip, weight, bias, scale, shift, mode, algorithm):
+    return linear(*blend(x, skip, scale, shift, mode), weight=weight, bias=bias, algorithm=algorithm)
+
+
+def conv3x3(x, weight, bias, residual, relu, algorithm):
+    y, m = linear(x, x.abs(), weight, bias, algorithm)
     if residual is not None:
         y, m = y + residual, m + residual.abs()
     return (y.clamp(min=0), m) if relu else (y, m)
