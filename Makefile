@@ -12,7 +12,7 @@ SOURCES := $(shell find csrc cmake swiftnet_ext -type f -not -name '*.pyc' -not 
 EMULATION := build/emulation/.built
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test prove budgets wheels gpu-report lint format bench py36 two-torches clean
+.PHONY: demo test prove budgets wheels gpu-report legacy-kernels lint format bench py36 two-torches clean
 
 demo: $(VENV)/.installed
 	mkdir -p $(DEMO)
@@ -29,6 +29,14 @@ prove: $(VENV)/.dev
 
 gpu-report: $(VENV)/.dev
 	$(BIN)/python benchmarks/gpu_report.py
+
+# for the report's step legacy: the kernels by CUDA 11.8 as PTX of sm_61 alone, in a folder to carry to the GPU's machine
+CUDA11 ?= /usr/lib/nvidia-cuda-toolkit
+legacy-kernels: $(VENV)/.dev
+	rm -rf build/legacy-kernels
+	PATH="$(CURDIR)/$(BIN):$$PATH" CUDA_HOME=$(CUDA11) cmake --preset pascal-ptx -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python
+	$(BIN)/cmake --build build/pascal-ptx --target swiftnet_kernels -j $(JOBS)
+	$(BIN)/cmake --install build/pascal-ptx --component kernels --prefix build/legacy-kernels
 
 # PYTHONS=3.6,3.11 for some; two of them bring PyTorch builds of 5 GB, one at a time, so this is no part of CI
 wheels: $(VENV)/.dev

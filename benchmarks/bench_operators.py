@@ -20,28 +20,30 @@ def blend(draw):
     return lambda: ops.upsample_add_conv3x3(x, skip, weight, scale=scale, shift=shift)
 
 
-def pyramid(draw):
-    x, level_weight, fuse_weight = draw(1, CHANNELS, 16, 32), draw(3, 42, CHANNELS) / 11, draw(CHANNELS, 254) / 16
+def pyramid(draw, zoom=1):
+    x = draw(1, CHANNELS, int(16 * zoom), int(32 * zoom))
+    level_weight, fuse_weight = draw(3, 42, CHANNELS) / 11, draw(CHANNELS, 254) / 16
     affine = dict(
         level_scale=draw(3, CHANNELS), level_shift=draw(3, CHANNELS), fuse_scale=draw(254), fuse_shift=draw(254)
     )
     return lambda: ops.spatial_pyramid_pool(x, level_weight, fuse_weight, grids=[(8, 16), (4, 8), (2, 4)], **affine)
 
 
-def multiscale(draw, reduce):
-    maps = [draw(1, CLASSES, int(128 * f), int(256 * f)) for f in (0.5, 0.75, 1, 1.25, 1.5)]
-    return lambda: ops.multiscale_mean(maps, (512, 1024), reduce=reduce)
+def multiscale(draw, reduce, zoom=1):
+    factors = [zoom * f for f in (0.5, 0.75, 1, 1.25, 1.5)]
+    maps = [draw(1, CLASSES, int(128 * f), int(256 * f)) for f in factors]
+    return lambda: ops.multiscale_mean(maps, (int(512 * zoom), int(1024 * zoom)), reduce=reduce)
 
 
-def lateral(draw):
-    tap, x, weight = draw(1, 64, 128, 256), draw(1, CHANNELS, 64, 128), draw(CHANNELS, 64, 1, 1) / 8
-    scale, shift = draw(64), draw(64)
+def lateral(draw, zoom=1):
+    tap, x = draw(1, 64, int(128 * zoom), int(256 * zoom)), draw(1, CHANNELS, int(64 * zoom), int(128 * zoom))
+    weight, scale, shift = draw(CHANNELS, 64, 1, 1) / 8, draw(64), draw(64)
     return lambda: ops.lateral_add(tap, weight, x, scale=scale, shift=shift)
 
 
-def conv(draw):
-    x, weight, bias = draw(1, 64, 128, 256), draw(64, 64, 3, 3) / 24, draw(64)
-    return lambda: ops.conv3x3(x, weight, bias, relu=True)
+def conv(draw, zoom=1):
+    x, weight, bias = draw(1, 64, int(128 * zoom), int(256 * zoom)), draw(64, 64, 3, 3) / 24, draw(64)
+    return lambda **options: ops.conv3x3(x, weight, bias, relu=True, **options)
 
 
 ROWS = {
@@ -52,6 +54,24 @@ ROWS = {
     "lateral_add": lateral,
     "conv3x3": conv,
 }
+
+
+def drawer(device, dtype=torch.float32, memory_format=torch.contiguous_format):
+    """draw(*shape) gives the random tensors of one seed, those of four dimensions in a memory format."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        t = torch.randn(*shape, generator=generator).to(device, dtype)
+        return t.contiguous(memory_format=memory_format) if t.dim() == 4 else t
+
+    return draw
+
+
+def check_close(y, expected):
+    if y.dtype == torch.uint8:
+        assert (y == expected).float().mean() > 0.9999  # ties within rounding may fall either way
+    else:
+        torch.testing.assert_close(y, expected, rtol=1e-3, atol=1e-3)
 
 
 def synchronised(call, device):
@@ -67,19 +87,10 @@ def synchronised(call, device):
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("row", ROWS)
 def bench_operator(row, memory_format, backend, device, benchmark):
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(*shape):
-        t = torch.randn(*shape, generator=generator).to(device)
-        return t.contiguous(memory_format=memory_format) if t.dim() == 4 else t
-
-    call = ROWS[row](draw)
+    call = ROWS[row](drawer(device, memory_format=memory_format))
     benchmark.group = row
     with torch.inference_mode():
         y = benchmark(synchronised(call, device))
         with sx.use_backend("reference"):
             expected = call()
-    if y.dtype == torch.uint8:
-        assert (y == expected).float().mean() > 0.9999  # ties within rounding may fall either way
-    else:
-        torch.testing.assert_close(y, expected, rtol=1e-3, atol=1e-3)
+    check_close(y, expected)

@@ -1,5 +1,6 @@
 """The GPU as the report's steps see it. Tests put a stand-in with the same methods in its place."""
 
+import json
 import os
 import resource
 import shutil
@@ -12,10 +13,20 @@ from typing import Callable, Dict, List, Tuple
 import torch
 
 ROOT = Path(__file__).parents[1]
+LEGACY_KERNELS = ROOT / "build" / "legacy-kernels"
+MODULE_FACTS = """import json
+from swiftnet_ext import _native
+module, _ = _native.native()
+facts = dict(module.build_info(), file=module.__file__) if module else {}
+print(json.dumps({**facts, "why_not": _native.cuda(0)[1]}))"""
 
 
 class StepFailed(Exception):
-    """A step fell short; the message says of what."""
+    """A step fell short; the message says of what. `measured` is what it found nevertheless."""
+
+    def __init__(self, reason: str, **measured: object) -> None:
+        super().__init__(reason)
+        self.measured = measured
 
 
 def run(command: List[object], **kwargs) -> str:
@@ -39,7 +50,9 @@ class CudaDevice:
         "core/test_multi_scale.py",
         "core/test_replace.py",
     )
+    legacy_suite = ("core/ops",)
     sanitizer = "compute-sanitizer"
+    shrink = 1  # what the step simt divides its maps' sides by
 
     def describe(self) -> Dict[str, object]:
         properties = torch.cuda.get_device_properties(0)
@@ -66,10 +79,30 @@ class CudaDevice:
 
     def control_program(self) -> Path:
         """A program that does wrong what its argument names; a sanitizer that says nothing of it is not at work."""
-        program = ROOT / "build" / "gpu" / "sanitizer_control"
-        nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
-        run([nvcc, "-arch=native", "-lineinfo", "-o", program, ROOT / "benchmarks" / "sanitizer_control.cu"])
-        return program
+        return nvcc_build("sanitizer_control")
+
+    def fp32_peak(self) -> float:
+        """TFLOP/s of a program that does nothing but multiply-adds in fp32."""
+        return float(run([nvcc_build("fp32_peak")]))
+
+    def legacy(self) -> Path:
+        """A folder with a copy of the package whose module has the kernels that `make legacy-kernels` made."""
+        if not LEGACY_KERNELS.is_dir():
+            raise StepFailed(
+                f"{LEGACY_KERNELS} is missing; `make legacy-kernels` makes it where CUDA 11.8 is installed"
+            )
+        folder = ROOT / "build" / "legacy"
+        package = folder / "package" / "swiftnet_ext"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(ROOT / "swiftnet_ext", package, ignore=shutil.ignore_patterns("_C*", "__pycache__"))
+        cmake_build(folder / "tree", f"-DSWIFTNET_EXT_KERNELS={LEGACY_KERNELS}", package)
+        return package.parent
+
+    def module_facts(self, package: Path, **environment: str) -> Dict[str, str]:
+        """What a package's module says of itself, and why it does not run on this GPU, in a process of its own."""
+        variables = dict(os.environ, PYTHONPATH=str(package), CUDA_CACHE_DISABLE="1", **environment)
+        output = run([sys.executable, "-c", MODULE_FACTS], cwd=ROOT / "python_tests", env=variables)
+        return json.loads(output.splitlines()[-1])
 
     def synchronize(self) -> None:
         torch.cuda.synchronize()
@@ -133,6 +166,15 @@ class CudaDevice:
             end.synchronize()
             times.append(start.elapsed_time(end) * 1000)
         return statistics.median(times)
+
+
+def nvcc_build(name: str) -> Path:
+    """The program benchmarks/NAME.cu, compiled for this GPU."""
+    program = ROOT / "build" / "gpu" / name
+    program.parent.mkdir(parents=True, exist_ok=True)
+    nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
+    run([nvcc, "-arch=native", "-lineinfo", "-o", program, ROOT / "benchmarks" / f"{name}.cu"])
+    return program
 
 
 def cmake_build(folder: Path, options: str, output: Path = None) -> None:

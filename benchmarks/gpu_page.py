@@ -16,17 +16,11 @@ def _short(value: object) -> str:
     return str(value)
 
 
-def _times(rows: List[Dict[str, object]]) -> List[str]:
-    lines = [
-        "",
-        "| operator | dtype | layout | PyTorch, µs | kernel, µs | speed-up |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for r in rows:
-        lines.append(
-            f"| {r['operator']} | {r['dtype']} | {r['layout']} | {r['pytorch_us']} | {r['kernel_us']} | {r['speedup']} |"
-        )
-    return lines
+def _table(rows: List[Dict[str, object]]) -> List[str]:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = [[column.replace("_", " ") for column in columns], ["---"] * len(columns)]
+    lines += [[str(row.get(column, "")) for column in columns] for row in rows]
+    return ["", *(f"| {' | '.join(line)} |" for line in lines)]
 
 
 def page(report: Dict[str, object]) -> str:
@@ -39,5 +33,5 @@ def page(report: Dict[str, object]) -> str:
     lines += ["", "| step | | seconds | |", "| --- | --- | --- | --- |"]
     lines += [f"| {name} | {s['status']} | {s['seconds']} | {_facts(s)} |" for name, s in report["steps"].items()]
     for step in report["steps"].values():
-        lines += _times(step["rows"]) if "rows" in step else []
+        lines += _table(step["rows"]) if "rows" in step else []
     return "\n".join(lines) + "\n"

@@ -14,7 +14,7 @@ import sys
 import traceback
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
-from typing import Callable, Dict, Iterator, Tuple
+from typing import Callable, Dict, Iterator, Sequence, Tuple
 
 import torch
 
@@ -67,7 +67,12 @@ def build(device, quick: bool) -> Dict[str, object]:
 
 
 def suite(device, quick: bool) -> Dict[str, object]:
-    """The operators' and networks' tests on this backend. A skipped test was meant to run."""
+    """The operators' and networks' tests on this backend."""
+    return tests(device, device.suite, ROOT)
+
+
+def tests(device, chosen: Sequence[str], package: Path) -> Dict[str, object]:
+    """Tests on this backend, with the package in this folder. A skipped test was meant to run."""
     SCRATCH.mkdir(parents=True, exist_ok=True)
     report = SCRATCH / "suite.xml"
     report.unlink(missing_ok=True)
@@ -82,16 +87,16 @@ def suite(device, quick: bool) -> Dict[str, object]:
         "--backends",
         device.backend,
     ]
-    environment = dict(os.environ, PYTHONPATH=str(ROOT))
+    environment = dict(os.environ, PYTHONPATH=str(package))
     done = subprocess.run(
-        [*command, *device.suite], cwd=ROOT / "python_tests", env=environment, stdout=subprocess.PIPE,
+        [*command, *chosen], cwd=ROOT / "python_tests", env=environment, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     if not report.exists():
         raise StepFailed(f"pytest ended with status {done.returncode} and no report:\n{done.stdout[-2000:]}")
-    tests = ElementTree.parse(report).getroot().find("testsuite").attrib
-    failed, skipped = int(tests["failures"]) + int(tests["errors"]), int(tests["skipped"])
-    passed = int(tests["tests"]) - failed - skipped
+    counts = ElementTree.parse(report).getroot().find("testsuite").attrib
+    failed, skipped = int(counts["failures"]) + int(counts["errors"]), int(counts["skipped"])
+    passed = int(counts["tests"]) - failed - skipped
     if done.returncode or failed or skipped or not passed:
         raise StepFailed(f"{passed} passed, {failed} failed, {skipped} skipped:\n{done.stdout[-3000:]}")
     return {"passed": passed, "failed": failed, "skipped": skipped}
@@ -243,19 +248,13 @@ def emulator(device, quick: bool) -> Dict[str, object]:
 
 def benchmarks(device, quick: bool) -> Dict[str, object]:
     """Each operator at SwiftNet's sizes against plain PyTorch: medians by events, fp32 without TF32 and fp16."""
-    from benchmarks.bench_operators import ROWS
+    from benchmarks.bench_operators import ROWS, drawer
 
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     rows = []
     for name, dtype, memory_format in itertools.product(ROWS, DTYPES, (torch.contiguous_format, torch.channels_last)):
-        generator = torch.Generator().manual_seed(0)
-
-        def draw(*shape, generator=generator, dtype=dtype, memory_format=memory_format):
-            x = torch.randn(*shape, generator=generator).to(device.device, dtype)
-            return x.contiguous(memory_format=memory_format) if x.dim() == 4 else x
-
-        function = ROWS[name](draw)
+        function = ROWS[name](drawer(device.device, dtype, memory_format))
         times = {}
         with torch.inference_mode():
             for backend in ("reference", device.backend):
@@ -270,6 +269,34 @@ def benchmarks(device, quick: bool) -> Dict[str, object]:
     return {"rows": rows}
 
 
+def simt(device, quick: bool) -> Dict[str, object]:
+    """The fp32 kernels on SwiftNet-RN18's largest maps against eager PyTorch, and what is asked of them."""
+    from benchmarks.simt import measure
+
+    return measure(device, quick)
+
+
+def legacy(device, quick: bool) -> Dict[str, object]:
+    """The operators' tests with PTX of sm_61 by CUDA 11.8, which this GPU's driver compiles."""
+    package = device.legacy()
+    # for the whole suite, forcing would bar PyTorch's own machine code too
+    forced = device.module_facts(package, CUDA_FORCE_PTX_JIT="1")
+    barred = device.module_facts(package, CUDA_DISABLE_PTX_JIT="1")
+    built = f"CUDA {forced.get('cuda_version')} for {forced.get('cuda_archs')}, {forced.get('file')}"
+    if package not in Path(forced.get("file", "/")).parents or forced["cuda_archs"] != "compute_61":
+        raise StepFailed(f"expected a module of compute_61 alone in {package}: {built} {forced['why_not']}")
+    if forced["why_not"]:
+        raise StepFailed(f"the driver does not compile the PTX ({built}): {forced['why_not']}")
+    if not barred["why_not"]:
+        raise StepFailed(f"the module runs without the driver's compiler too, so it is not PTX alone ({built})")
+    return {
+        "cuda": forced["cuda_version"],
+        "architectures": forced["cuda_archs"],
+        "without_jit": barred["why_not"],
+        **tests(device, device.legacy_suite, package),
+    }
+
+
 STEPS: Dict[str, Callable[[object, bool], Dict[str, object]]] = {
     "device": describe,
     "build": build,
@@ -281,6 +308,8 @@ STEPS: Dict[str, Callable[[object, bool], Dict[str, object]]] = {
     "growth": growth,
     "emulator": emulator,
     "benchmarks": benchmarks,
+    "simt": simt,
+    "legacy": legacy,
 }
 
 
@@ -298,7 +327,7 @@ def main() -> int:
     try:
         result = {"status": "passed", **STEPS[options.step](device, options.quick)}
     except StepFailed as failure:
-        result = {"status": "failed", "reason": str(failure)}
+        result = {"status": "failed", "reason": str(failure), **failure.measured}
     except Exception:
         result = {"status": "failed", "reason": traceback.format_exc()[-3000:]}
     print(json.dumps(result))

@@ -48,7 +48,7 @@ def runs() -> Dict[str, List[str]]:
     found: Dict[str, List[str]] = {}
     for path in sorted(RESULTS.glob("*/gpu_report.json")):
         report = json.loads(path.read_text())
-        if report["steps"]["suite"]["status"] != "passed":
+        if report["steps"].get("suite", {}).get("status") != "passed":
             continue
         device = report["device"]
         architecture = device["compute_capability"].replace(".", "")

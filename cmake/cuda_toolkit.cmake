@@ -94,7 +94,8 @@ function(swiftnet_known_architectures nvcc version out)
 endfunction()
 
 # Sets out_cmake to CMAKE_CUDA_ARCHITECTURES ("61-real;90-real;90-virtual") and out_text to what build_info() says
-# ("61 90+PTX"). `asked` holds architectures separated by ; , or spaces: 61, 6.1, 90a, 90+PTX; empty for the default.
+# ("61 90+PTX"). `asked` holds architectures separated by ; , or spaces: 61, 6.1, 90a, 90+PTX, or compute_61 for PTX
+# alone; empty for the default.
 function(swiftnet_choose_architectures nvcc version asked out_cmake out_text)
   swiftnet_known_architectures("${nvcc}" "${version}" known)
   string(REGEX MATCHALL "[^,; ]+" architectures "${asked}")
@@ -117,7 +118,7 @@ function(swiftnet_choose_architectures nvcc version asked out_cmake out_text)
   set(text "")
   foreach(item IN LISTS architectures)
     string(REPLACE "." "" arch "${item}")
-    string(REGEX REPLACE "\\+PTX$" "" number "${arch}")
+    string(REGEX REPLACE "^compute_|\\+PTX$" "" number "${arch}")
     if(NOT number MATCHES "^[0-9]+[af]?$")
       message(FATAL_ERROR "'${item}' is no CUDA architecture; write numbers, e.g. SWIFTNET_EXT_CUDA_ARCHS=\"61;75;90+PTX\"")
     elseif(NOT number IN_LIST known)
@@ -126,8 +127,10 @@ function(swiftnet_choose_architectures nvcc version asked out_cmake out_text)
                           "SWIFTNET_EXT_CUDA_ARCHS, or point CUDACXX or CUDA_HOME to a toolkit that has it (sm_61 and sm_62: 10.2 "
                           "to 12.9; sm_90a: 12.0 and later; sm_100 and sm_120: 12.8 and later)")
     endif()
-    list(APPEND cmake_list "${number}-real")
-    if(arch MATCHES "\\+PTX$")
+    if(NOT arch MATCHES "^compute_")
+      list(APPEND cmake_list "${number}-real")
+    endif()
+    if(arch MATCHES "^compute_|\\+PTX$")
       list(APPEND cmake_list "${number}-virtual")
     endif()
     list(APPEND text "${arch}")

@@ -3,7 +3,9 @@
 import os
 import time
 
-from benchmarks.gpu import StepFailed
+from benchmarks import gpu
+from benchmarks.gpu import ROOT, StepFailed
+from swiftnet_ext.ops import current_backend
 
 
 class StandIn:
@@ -11,6 +13,9 @@ class StandIn:
     backend, device = "emulated", "cpu"
     suite = ("core/ops/test_contract.py", "-k", "empty_batch")
     sanitizer = os.environ.get("STAND_IN_SANITIZER", "")
+    shrink = 16
+    legacy_suite = suite
+    legacy_archs = "compute_61"
 
     def describe(self):
         return {"name": "Stand-in", "compute_capability": "0.0", "stand_in": True}
@@ -20,6 +25,16 @@ class StandIn:
 
     def control_program(self):
         return "sanitizer_control"
+
+    def fp32_peak(self):
+        return 40.0
+
+    def legacy(self):
+        return ROOT
+
+    def module_facts(self, package, **environment):
+        reason = "JIT is off" if "CUDA_DISABLE_PTX_JIT" in environment else ""
+        return {"cuda_version": "11.8", "cuda_archs": self.legacy_archs, "file": f"{ROOT}/_C.so", "why_not": reason}
 
     def synchronize(self):
         pass
@@ -46,7 +61,7 @@ class StandIn:
         return len(emulation.take_launches())
 
     def microseconds(self, function, repeats):
-        return 1.0  # the real sizes take minutes here
+        return 20.0 if current_backend()[0] == "reference" else 1.0  # the real sizes take minutes here
 
 
 class FailingBuild(StandIn):
@@ -108,7 +123,47 @@ class Unlike(StandIn):
     def __init__(self):
         from core.ops import cases
 
-        from swiftnet_ext.ops import current_backend
-
         right = cases.Conv3x3.call
         cases.Conv3x3.call = lambda case, t, variant: right(case, t, variant) + (current_backend()[0] == "reference")
+
+
+class Slow(StandIn):
+    """Half of what is asked of the convolutions, and all else as fast as PyTorch."""
+
+    def fp32_peak(self):
+        return 431.0
+
+    def microseconds(self, function, repeats):
+        return 1.0
+
+
+class MachineCode(StandIn):
+    """A module that is not PTX alone: it needs no compiler in the driver."""
+
+    def module_facts(self, package, **environment):
+        return dict(super().module_facts(package), why_not="")
+
+
+class NoJit(StandIn):
+    def module_facts(self, package, **environment):
+        return dict(super().module_facts(package), why_not="the PTX is too new")
+
+
+class OtherArchitecture(StandIn):
+    legacy_archs = "61 90+PTX"
+
+
+class NoLegacyKernels(StandIn):
+    def legacy(self):
+        gpu.LEGACY_KERNELS = ROOT / "nowhere"
+        return gpu.CudaDevice().legacy()
+
+
+class InstalledPackage(StandIn):
+    """A folder without the package, so that another one is imported."""
+
+    def legacy(self):
+        return ROOT / "nowhere"
+
+    def module_facts(self, package, **environment):
+        return gpu.CudaDevice().module_facts(package, **environment)

@@ -84,6 +84,11 @@ def test_architectures_are_taken_in_any_spelling(asked, variable, toolkit, tmp_p
     assert status == 0 and "archs=61-real;75-real;90-real;90-virtual" in output
 
 
+def test_ptx_alone_can_be_asked_for(toolkit, tmp_path):
+    status, output = choose(tmp_path, CUDACXX=toolkit("11.8"), SWIFTNET_EXT_CUDA_ARCHS="compute_61 75")
+    assert status == 0 and "archs=61-virtual;75-real text=compute_61 75 reason" in output
+
+
 def test_ours_goes_before_pytorchs(toolkit, tmp_path):
     _, output = choose(tmp_path, CUDACXX=toolkit("11.8"), SWIFTNET_EXT_CUDA_ARCHS="62", TORCH_CUDA_ARCH_LIST="8.0")
     assert "text=62 reason" in output
@@ -93,6 +98,7 @@ def test_ours_goes_before_pytorchs(toolkit, tmp_path):
     "version, asked, sentence",
     [
         ("13.0", "61", "CUDA 13.0 ({nvcc}) has no code for sm_61"),
+        ("13.0", "compute_61", "CUDA 13.0 ({nvcc}) has no code for sm_61"),
         ("11.8", "90a", "CUDA 11.8 ({nvcc}) has no code for sm_90a"),
         ("10.2", "80", "CUDA 10.2 ({nvcc}) has no code for sm_80"),
         ("11.8", "Pascal", "'Pascal' is no CUDA architecture"),

@@ -45,20 +45,27 @@ def report(tmp_path):
 
 
 def test_all_steps_pass_and_are_written_down(report, tmp_path):
-    done, written = report("build,suite,emulator,sanitizer,graphs,streams,repeats,growth,benchmarks", limit=300)
+    done, written = report(
+        "build,suite,emulator,sanitizer,graphs,streams,repeats,growth,benchmarks,simt,legacy", limit=300
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert {name: step["status"] for name, step in written["steps"].items()} == dict.fromkeys(
         written["steps"], "passed"
     )
-    assert len(written["steps"]) == 9 and written["device"]["stand_in"] is True
+    assert len(written["steps"]) == 11 and written["device"]["stand_in"] is True
     steps = written["steps"]
     assert steps["suite"]["passed"] >= 10 and steps["suite"]["skipped"] == 0
     assert steps["sanitizer"]["memcheck"] == {"errors": 0, "kernels_seen": steps["sanitizer"]["kernels"]}
     assert steps["sanitizer"]["kernels"] >= 132  # operators × modes × dtypes × layouts × shapes
     assert steps["emulator"]["bit_equal"] > 0 and steps["emulator"]["within_bounds"] > 0
     assert all(row["kernel_us"] > 0 and row["pytorch_us"] > 0 for row in steps["benchmarks"]["rows"])
+    assert len(steps["simt"]["rows"]) >= 14 and steps["simt"]["fp32_peak_tflops"] == 40
+    asked = {row["operator"] for row in steps["simt"]["rows"] if "required" in row}
+    assert asked == {"conv3x3 128→128, direct", "conv3x3 64→64, direct", "block", "multiscale labels"}
+    assert steps["legacy"]["passed"] >= 10 and steps["legacy"]["without_jit"] == "JIT is off"
     page = (tmp_path / "out" / "gpu_report.md").read_text()
     assert page.startswith("# STAND-IN, NO GPU: Stand-in") and "| conv3x3 | float16 | nhwc |" in page
+    assert "| block | nhwc | 0.02 | 0.001 | 20.0 |" in page
 
 
 @pytest.mark.parametrize(
@@ -79,6 +86,48 @@ def test_what_falls_short_is_said_and_fails(device, step, reason, report):
     done, written = report(step, device)
     assert done.returncode == 1
     assert written["steps"][step]["status"] == "failed" and reason in written["steps"][step]["reason"]
+
+
+def test_what_was_measured_is_written_down_where_too_little_is_reached_too(report, tmp_path):
+    done, written = report("simt", "Slow")
+    step = written["steps"]["simt"]
+    assert done.returncode == 1 and step["status"] == "failed"
+    for text in (
+        "conv3x3 128→128, direct nchw has 0.35",
+        "block nhwc has 1.0 for speedup ≥ 1.2",
+        "multiscale labels nchw",
+    ):
+        assert text in step["reason"]
+    assert {row["status"] for row in step["rows"] if "required" in row} == {"failed"}
+    assert "| of_peak ≥ 0.7 | failed |" in (tmp_path / "out" / "gpu_report.md").read_text()
+
+
+# in one process of its own: gpu_steps imports the package from the source tree
+LEGACY = """
+import sys
+import gpu_steps
+for name in sys.argv[2:]:
+    try:
+        gpu_steps.legacy(gpu_steps.load_device(sys.argv[1] + ":" + name), True)
+    except gpu_steps.StepFailed as failure:
+        print(name, str(failure).splitlines()[0])
+"""
+NOT_LEGACY = {
+    "MachineCode": "the module runs without the driver's compiler too, so it is not PTX alone",
+    "NoJit": "the driver does not compile the PTX (CUDA 11.8 for compute_61",
+    "OtherArchitecture": "expected a module of compute_61 alone",
+    "InstalledPackage": "expected a module of compute_61 alone",
+    "NoLegacyKernels": "nowhere is missing; `make legacy-kernels` makes it",
+}
+
+
+def test_only_a_module_of_ptx_alone_counts_as_legacy():
+    environment = dict(os.environ, PYTHONPATH=str(ROOT / "benchmarks"))
+    command = [sys.executable, "-c", LEGACY, str(STAND_IN), *NOT_LEGACY]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    lines = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    assert lines.keys() == NOT_LEGACY.keys(), done.stdout + done.stderr
+    assert [name for name, reason in NOT_LEGACY.items() if reason not in lines[name]] == []
 
 
 @pytest.mark.parametrize(
