@@ -28,7 +28,7 @@ def packings(monkeypatch):
     """What was packed and kept, in order."""
     kept = []
     keep = packed.keep
-    monkeypatch.setattr(packed, "keep", lambda weight, p: (kept.append(p), keep(weight, p)))
+    monkeypatch.setattr(packed, "keep", lambda weight, algorithm, p: (kept.append(p), keep(weight, algorithm, p)))
     return kept
 
 
@@ -75,6 +75,14 @@ def test_copies_pack_their_own_and_leave_the_rest_alone(layer, x, packings, back
         other.weight.add_(1)
     assert_right(other, x)
     assert_right(layer, x)
+    assert len(packings) == 2
+
+
+def test_each_algorithm_has_its_own(layer, x, packings, backend):
+    assert_right(layer, x)
+    for _ in range(2):
+        y = sx.ops.conv3x3(x, layer.weight, algorithm="winograd")
+        torch.testing.assert_close(y, sx.ops.conv3x3(x, layer.weight, algorithm="direct"), rtol=1e-4, atol=1e-4)
     assert len(packings) == 2
 
 
