@@ -156,10 +156,10 @@ void define_operators(py::module_& m) {
   });
   m.def("conv3x3", [](const TensorView& x, const TensorView& weight, const std::string& algorithm,
                       const TensorView& packed, bool pack, const TensorView& bias, const TensorView& residual,
-                      bool relu, const TensorView& out, uintptr_t stream) {
+                      bool relu, const TensorView& sum, const TensorView& out, uintptr_t stream) {
     const swiftnet::ConvAlgorithm chosen = conv_algorithm(algorithm);
     const py::gil_scoped_release unlocked;
-    swiftnet::conv3x3(x, weight, chosen, packed, pack, bias, residual, relu, out, stream_of(stream));
+    swiftnet::conv3x3(x, weight, chosen, packed, pack, bias, residual, relu, sum, out, stream_of(stream));
   });
   m.def(
       "upsample_add_conv3x3",

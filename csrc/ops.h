@@ -20,11 +20,11 @@ enum class ConvAlgorithm { kDirect, kWinograd, kHalf2 };
 using Stream = void*;  // a cudaStream_t; ignored by the emulation
 
 // `packed` [conv3x3_packed_numel(algorithm, K, C)] fp32 holds the weight as the kernel reads it, or takes it where
-// `pack`.
+// `pack`. `sum` takes what the ReLU is applied to, or is absent.
 int64_t conv3x3_packed_numel(ConvAlgorithm algorithm, int64_t outputs, int64_t channels);
 void conv3x3(const TensorView& x, const TensorView& weight, ConvAlgorithm algorithm, const TensorView& packed,
-             bool pack, const TensorView& bias, const TensorView& residual, bool relu, const TensorView& out,
-             Stream stream);
+             bool pack, const TensorView& bias, const TensorView& residual, bool relu, const TensorView& sum,
+             const TensorView& out, Stream stream);
 
 // `activated`, like `skip`, takes what is convolved: relu(scale·(up(x) + skip) + shift).
 void upsample_add_conv3x3(const TensorView& x, const TensorView& skip, const TensorView& weight,

@@ -10,7 +10,7 @@ struct Conv3x3Call {
   bool pack;
   const TensorView &bias, &residual;
   bool relu;
-  const TensorView& out;
+  const TensorView &sum, &out;
   Stream stream;
 };
 

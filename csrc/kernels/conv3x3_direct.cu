@@ -40,8 +40,9 @@ int64_t direct_packed_numel(int64_t outputs, int64_t channels) {
 
 void conv3x3_direct(const Conv3x3Call& call) {
   // a slice of whole vectors has whole channels too
-  const Access access =
-      call.x.shape[1] % DirectTraits::kChannels == 0 ? access_of({&call.x, &call.residual, &call.out}) : Access::kAny;
+  const Access access = call.x.shape[1] % DirectTraits::kChannels == 0
+                            ? access_of({&call.x, &call.residual, &call.sum, &call.out})
+                            : Access::kAny;
   dispatch_dtype(call.x.dtype, [&](auto zero) {
     using T = decltype(zero);
     if (call.pack) launch_pack<T>(call);

@@ -1,6 +1,8 @@
 // What ends a 3×3 convolution:
 //
 //   sum = Σ_{c,r,s} weight[k,c,r,s] · x[n,c,h+r-1,w+s-1] + bias[k] + residual[n,k,h,w],    out = [relu](sum)
+//
+// `sum` may be written too.
 #pragma once
 #include "common/access.cuh"
 #include "conv3x3.cuh"
@@ -10,13 +12,14 @@ namespace swiftnet {
 template <class T>
 struct ConvEpilogue {
   Parameter bias;
-  Map<const T> residual;  // data == nullptr where there is none
-  Map<T> out;
+  Map<const T> residual;  // data == nullptr where there is none, here and below
+  Map<T> sum, out;
   bool relu_last;
 
   __device__ void one(int n, int k, int h, int w, float v) const {
     float y = v + bias[k];
     if (residual.data != nullptr) y += residual.load(n, k, h, w);
+    if (sum.data != nullptr) sum.store(n, k, h, w, y);
     out.store(n, k, h, w, relu_last ? relu(y) : y);
   }
 
@@ -31,6 +34,7 @@ struct ConvEpilogue {
 #pragma unroll
       for (int i = 0; i < 4; i++) y[i] += to_float(r.v[i]);
     }
+    if (sum.data != nullptr) store4(&sum.at(n, k, h, w), y);
 #pragma unroll
     for (int i = 0; i < 4; i++) y[i] = relu_last ? relu(y[i]) : y[i];
     store4(&out.at(n, k, h, w), y);
@@ -39,7 +43,8 @@ struct ConvEpilogue {
 
 template <class T>
 ConvEpilogue<T> conv_epilogue(const Conv3x3Call& call) {
-  return {parameter_of(call.bias, 0.f), optional_map<const T>(call.residual), map_of<T>(call.out), call.relu};
+  return {parameter_of(call.bias, 0.f), optional_map<const T>(call.residual), optional_map<T>(call.sum),
+          map_of<T>(call.out), call.relu};
 }
 
 }  // namespace swiftnet

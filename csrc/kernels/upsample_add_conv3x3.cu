@@ -44,7 +44,7 @@ void upsample_add_conv3x3(const TensorView& x, const TensorView& skip, const Ten
       launch<T, decltype(m)::value>(x, skip, affine_relu, activated, stream);
     });
   });
-  conv3x3(activated, weight, algorithm, packed, pack, bias, TensorView{}, false, out, stream);
+  conv3x3(activated, weight, algorithm, packed, pack, bias, TensorView{}, false, TensorView{}, out, stream);
 }
 
 }  // namespace swiftnet

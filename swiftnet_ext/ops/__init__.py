@@ -1,12 +1,19 @@
 """The fused operators. Each runs a kernel where one can run, and its plain-PyTorch reference elsewhere."""
 
 from .backend import BackendError, current_backend, use_backend
-from .conv3x3 import conv3x3
+from .conv3x3 import conv3x3, conv3x3_with_sum
 from .lateral_add import lateral_add
 from .multiscale_mean import multiscale_mean
 from .spatial_pyramid_pool import spatial_pyramid_pool
 from .upsample_add_conv3x3 import upsample_add_conv3x3
 
-OPERATORS = ("upsample_add_conv3x3", "spatial_pyramid_pool", "multiscale_mean", "lateral_add", "conv3x3")
+OPERATORS = (
+    "upsample_add_conv3x3",
+    "spatial_pyramid_pool",
+    "multiscale_mean",
+    "lateral_add",
+    "conv3x3",
+    "conv3x3_with_sum",
+)
 
 __all__ = list(OPERATORS) + ["BackendError", "current_backend", "use_backend"]

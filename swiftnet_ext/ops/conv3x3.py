@@ -1,6 +1,6 @@
 """The stride-1 3×3 convolution that the block and the encoder are made of."""
 
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Tuple
 
 from torch import Tensor
 
@@ -10,7 +10,7 @@ from .autocast import cast_for_autocast
 from .backend import kernels_for, workspace
 from .registration import empty_like_layout, in_layout_of, register
 
-NAME = "conv3x3"
+NAME, WITH_SUM = "conv3x3", "conv3x3_with_sum"
 ALGORITHMS = ("auto", "direct", "winograd", "half2")
 RULE = "winograd from 8 input channels on, else direct"
 
@@ -59,19 +59,53 @@ def conv3x3(
     Source: the 3×3 layers of ResNet's basic block and of SwiftNet's blends. Winograd's algorithm after Lavin and Gray,
     "Fast Algorithms for Convolutional Neural Networks", CVPR 2016.
     """
-    x, weight, residual = cast_for_autocast(x, weight, residual)
-    checks.feature_map(NAME, "x", x)
-    checks.weight(NAME, "weight", weight, ("K", x.shape[1], 3, 3), like=x)
-    checks.vector(NAME, "bias", bias, (weight.shape[0],), like=x)
-    if residual is not None:
-        checks.feature_map(NAME, "residual", residual, like=x)
-        shape = (x.shape[0], weight.shape[0], x.shape[2], x.shape[3])
-        checks.same_shape(NAME, "residual", residual, shape, "the output's shape {}".format(list(shape)))
+    x, weight, residual = _checked(NAME, x, weight, bias, residual, algorithm)
     checks.flag(NAME, "relu", relu)
-    checks.choice(NAME, "algorithm", algorithm, ALGORITHMS)
-    if algorithm == "half2":
-        checks.half(NAME, "x", x, 'algorithm="half2"')
     return _operator(x, weight, bias, residual, relu, algorithm)
+
+
+def conv3x3_with_sum(
+    x: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor] = None,
+    *,
+    residual: Optional[Tensor] = None,
+    algorithm: str = "auto",
+) -> Tuple[Tensor, Tensor]:
+    """(relu(sum), sum) where sum = conv3×3(x) + bias + residual: `conv3x3` which gives what its ReLU takes as well.
+
+    A residual block's next block takes the first, and a SwiftNet decoder's lateral connection the second.
+
+    Args:
+        As for `conv3x3`.
+
+    Returns:
+        Two tensors [N, K, H, W] in x's dtype and memory format.
+
+    Raises:
+        TypeError: a wrong type or dtype. ValueError: a wrong shape, device or algorithm.
+
+    Source: the taps before the ReLU in SwiftNet (CVPR 2019), section 3.
+    """
+    x, weight, residual = _checked(WITH_SUM, x, weight, bias, residual, algorithm)
+    return _operator_with_sum(x, weight, bias, residual, algorithm)
+
+
+def _checked(
+    op: str, x: Tensor, weight: Tensor, bias: Any, residual: Any, algorithm: str
+) -> Tuple[Tensor, Tensor, Any]:
+    x, weight, residual = cast_for_autocast(x, weight, residual)
+    checks.feature_map(op, "x", x)
+    checks.weight(op, "weight", weight, ("K", x.shape[1], 3, 3), like=x)
+    checks.vector(op, "bias", bias, (weight.shape[0],), like=x)
+    if residual is not None:
+        checks.feature_map(op, "residual", residual, like=x)
+        shape = (x.shape[0], weight.shape[0], x.shape[2], x.shape[3])
+        checks.same_shape(op, "residual", residual, shape, "the output's shape {}".format(list(shape)))
+    checks.choice(op, "algorithm", algorithm, ALGORITHMS)
+    if algorithm == "half2":
+        checks.half(op, "x", x, 'algorithm="half2"')
+    return x, weight, residual
 
 
 def launch_with_packed(op: str, kernels: Any, weight: Tensor, algorithm: str, launch: Callable[..., None]) -> None:
@@ -86,26 +120,58 @@ def launch_with_packed(op: str, kernels: Any, weight: Tensor, algorithm: str, la
     packed.keep(weight, algorithm, weights)
 
 
+def _launch(
+    op: str,
+    kernels: Any,
+    x: Tensor,
+    weight: Tensor,
+    bias: Any,
+    residual: Any,
+    relu: bool,
+    algorithm: str,
+    *outputs: Any,
+) -> None:
+    stream = current_stream(x.device)
+
+    def launch(*how: Any) -> None:
+        kernels.conv3x3(x, weight, *how, bias, residual, relu, *outputs, stream)
+
+    launch_with_packed(op, kernels, weight, algorithm, launch)
+
+
 def _run(x: Tensor, weight: Tensor, bias: Any, residual: Any, relu: bool, algorithm: str) -> Tensor:
     kernels = kernels_for(NAME, x)
     if kernels is None:
         return in_layout_of(_reference(x, weight, bias, residual, relu, algorithm), x)
-    y = _fake(x, weight, bias, residual, relu, algorithm)
-    stream = current_stream(x.device)
-
-    def launch(*how: Any) -> None:
-        kernels.conv3x3(x, weight, *how, bias, residual, relu, y, stream)
-
-    launch_with_packed(NAME, kernels, weight, algorithm, launch)
+    y = _fake(x, weight)
+    _launch(NAME, kernels, x, weight, bias, residual, relu, algorithm, None, y)
     return y
+
+
+def _run_with_sum(x: Tensor, weight: Tensor, bias: Any, residual: Any, algorithm: str) -> Tuple[Tensor, Tensor]:
+    kernels = kernels_for(WITH_SUM, x)
+    if kernels is None:
+        y, total = _reference_with_sum(x, weight, bias, residual, algorithm)
+        return in_layout_of(y, x), in_layout_of(total, x)
+    y, total = _fake_with_sum(x, weight)
+    _launch(WITH_SUM, kernels, x, weight, bias, residual, True, algorithm, total, y)
+    return y, total
 
 
 def _reference(x: Tensor, weight: Tensor, bias: Any, residual: Any, relu: bool, algorithm: str) -> Tensor:
     return reference.conv3x3(x, weight, bias, residual=residual, relu=relu)
 
 
-def _fake(x: Tensor, weight: Tensor, bias: Any, residual: Any, relu: bool, algorithm: str) -> Tensor:
+def _reference_with_sum(x: Tensor, weight: Tensor, bias: Any, residual: Any, algorithm: str) -> Tuple[Tensor, Tensor]:
+    return reference.conv3x3_with_sum(x, weight, bias, residual=residual)
+
+
+def _fake(x: Tensor, weight: Tensor, *_: Any) -> Tensor:
     return empty_like_layout(x, (x.shape[0], weight.shape[0], x.shape[2], x.shape[3]))
+
+
+def _fake_with_sum(x: Tensor, weight: Tensor, *_: Any) -> Tuple[Tensor, Tensor]:
+    return _fake(x, weight), _fake(x, weight)
 
 
 _operator = register(
@@ -114,4 +180,11 @@ _operator = register(
     _run,
     _reference,
     _fake,
+)
+_operator_with_sum = register(
+    WITH_SUM,
+    "(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, str algorithm) -> (Tensor, Tensor)",
+    _run_with_sum,
+    _reference_with_sum,
+    _fake_with_sum,
 )

@@ -61,6 +61,8 @@ def _precise(operator: Any) -> Any:
         if x.dtype not in _IN_FLOAT_ON_CPU or x.device.type != "cpu":
             return operator(first, *args, **kwargs)
         y = operator(to_float(first), *map(to_float, args), **{k: to_float(v) for k, v in kwargs.items()})
+        if isinstance(y, tuple):
+            return tuple(part.to(x.dtype) for part in y)
         return y.to(x.dtype) if y.is_floating_point() else y
 
     return wrapped
@@ -89,6 +91,14 @@ def conv3x3(
     if residual is not None:
         y = y + residual
     return torch.relu(y) if relu else y
+
+
+@_precise
+def conv3x3_with_sum(
+    x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, *, residual: Optional[Tensor] = None
+) -> Tuple[Tensor, Tensor]:
+    total = conv3x3(x, weight, bias, residual=residual)
+    return torch.relu(total), total
 
 
 @_precise

@@ -75,33 +75,34 @@ def _save(ctx: Any, arguments: Sequence[Any]) -> None:
     ctx.slots = packed.slots
 
 
-def _gradients(ctx: Any, reference: Callable[..., Tensor], grad: Tensor) -> List[Any]:
-    """The reference's gradient for each tensor; None where none is asked for."""
+def _gradients(ctx: Any, reference: Callable[..., Any], grads: Sequence[Tensor]) -> List[Any]:
+    """The reference's gradient for each tensor, from those of its outputs; None where none is asked for."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         # views: a tensor given twice gets its own gradient for each place
         tensors = [t.view_as(t) if t.requires_grad else t for t in ctx.saved_tensors]
         y = reference(*_Packed.unpack(ctx.slots, tensors, values=True))
     wanted = [t for t in tensors if t.requires_grad]
-    found = iter(torch.autograd.grad(y, wanted, grad, create_graph=create_graph))
+    outputs = y if isinstance(y, tuple) else (y,)
+    found = iter(torch.autograd.grad(outputs, wanted, grads, create_graph=create_graph))
     return [next(found) if t.requires_grad else None for t in tensors]
 
 
 def register(
     name: str,
     schema: str,
-    run: Callable[..., Tensor],
-    reference: Callable[..., Tensor],
-    fake: Callable[..., Tensor],
-) -> Callable[..., Tensor]:
+    run: Callable[..., Any],
+    reference: Callable[..., Any],
+    fake: Callable[..., Any],
+) -> Callable[..., Any]:
     """Register an operator and return the function that calls it.
 
     Args:
         name: the operator's name in torch.ops.swiftnet_ext.
         schema: its arguments, e.g. "(Tensor x, Tensor weight) -> Tensor"; run, reference and fake take them by place.
-        run: computes it, on the backend that is set.
+        run: computes it, on the backend that is set: a tensor, or a tuple of tensors that are all differentiable.
         reference: the same in plain PyTorch, for the gradient.
-        fake: an empty output of the right shape, dtype, device and strides.
+        fake: empty outputs of the right shape, dtype, device and strides.
     """
     if not hasattr(torch, "compile"):  # below 2.0; 1.12 and 1.13 have a torch.library, but an incomplete one
         return _plain_function(run, reference)
@@ -116,13 +117,13 @@ def register(
     if hasattr(torch.library, "register_autograd"):
         torch.library.register_autograd(
             "{}::{}".format(NAMESPACE, name),
-            lambda ctx, grad: tuple(_Packed.unpack(ctx.slots, _gradients(ctx, reference, grad), values=False)),
+            lambda ctx, *grads: tuple(_Packed.unpack(ctx.slots, _gradients(ctx, reference, grads), values=False)),
             setup_context=lambda ctx, inputs, output: _save(ctx, inputs),
             lib=library,
         )
     else:
 
-        def below_autograd(*arguments: Any) -> Tensor:
+        def below_autograd(*arguments: Any) -> Any:
             guard = torch._C._AutoDispatchBelowAutograd()  # until it is deleted; no context manager in 2.0
             try:
                 return operator(*arguments)
@@ -133,23 +134,23 @@ def register(
     return operator
 
 
-def _plain_function(run: Callable[..., Tensor], reference: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _plain_function(run: Callable[..., Any], reference: Callable[..., Any]) -> Callable[..., Any]:
     """`run` with the reference's gradient, by an autograd.Function of flat tensors."""
 
     class Recompute(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, arguments: Sequence[Any], *tensors: Tensor) -> Tensor:
+        def forward(ctx: Any, arguments: Sequence[Any], *tensors: Tensor) -> Any:
             _save(ctx, arguments)
             y = run(*arguments)
-            if not y.is_floating_point():
+            if isinstance(y, Tensor) and not y.is_floating_point():
                 ctx.mark_non_differentiable(y)
             return y
 
         @staticmethod
         def backward(ctx: Any, *grads: Tensor) -> Tuple[Any, ...]:
-            return tuple([None] + _gradients(ctx, reference, grads[0]))
+            return tuple([None] + _gradients(ctx, reference, grads))
 
-    def call(*arguments: Any) -> Tensor:
+    def call(*arguments: Any) -> Any:
         tensors = _Packed(arguments).tensors
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
             return Recompute.apply(arguments, *tensors)

@@ -117,13 +117,12 @@ class Conv3x3(Case):
 
     @staticmethod
     def options(variant):
-        algorithm, _, rest = variant.partition("_")
-        return dict(relu=bool(rest), algorithm=algorithm)
+        return dict(relu="relu" in variant, algorithm=variant.partition("_")[0])
 
     def tensors(self, shape, variant, rand):
         n, c, k, _, size = shape
         t = {"x": rand(n, c, *size), "weight": rand(k, c, 3, 3), "bias": rand(k)}
-        if self.options(variant)["relu"]:
+        if "residual" in variant:
             t["residual"] = rand(n, k, *size)
         return t
 
@@ -135,6 +134,21 @@ class Conv3x3(Case):
 
     def terms(self, shape, variant):
         return products_3x3(shape[1], self.options(variant)["algorithm"])
+
+
+class Conv3x3WithSum(Conv3x3):
+    """Both results, one after the other along channels."""
+
+    name = "conv3x3_with_sum"
+    variants = ("direct", "direct_residual", "winograd_residual")
+
+    def call(self, t, variant):
+        return torch.cat(sx.ops.conv3x3_with_sum(algorithm=self.options(variant)["algorithm"], **t), 1)
+
+    def expected(self, t, variant):
+        algorithm = self.options(variant)["algorithm"]
+        total, magnitude = oracle.conv3x3(t["x"], t["weight"], t["bias"], t.get("residual"), False, algorithm)
+        return torch.cat([total.clamp(min=0), total], 1), torch.cat([magnitude, magnitude], 1)
 
 
 class LateralAdd(Case):
@@ -225,7 +239,7 @@ class MultiscaleMean(Case):
         return shape[1]
 
 
-CASES = [UpsampleAddConv3x3(), SpatialPyramidPool(), MultiscaleMean(), LateralAdd(), Conv3x3()]
+CASES = [UpsampleAddConv3x3(), SpatialPyramidPool(), MultiscaleMean(), LateralAdd(), Conv3x3(), Conv3x3WithSum()]
 IDS = [case.name for case in CASES]
 
 
@@ -244,9 +258,9 @@ def bound(case, shape, t, variant, dtype):
     """The error that is allowed at each element, derived from the arithmetic.
 
     Adding n products in fp32 errs by at most n·u·Σ|terms| (u = 2^-24); the prologue's and epilogue's few roundings add
-    16. (Winograd: C products a point; its transforms round 2 times for inputs, 4 for weights and 4 for outputs, and the
-    terms are those of the transforms' absolute values.) A resize's source coordinate, up to the map's size s, is off by 3·s·u at most, so each interpolated value errs
-    by 6·s·u of its magnitude. Storing rounds once to the dtype.
+    16. (Winograd adds C products a point, its transforms round 2 times for inputs, 4 for weights and 4 for outputs, and
+    the terms are those of the transforms' absolute values.) A resize's source coordinate, up to the map's size s, is off
+    by 3·s·u at most, so each interpolated value errs by 6·s·u of its magnitude. Storing rounds once to the dtype.
     """
     t = to_double(t)
     value, magnitude = case.expected(t, variant)

@@ -241,21 +241,23 @@ def test_the_kernels_refuse_what_would_leave_their_memory(backend):
     t, weight, out = torch.zeros(1, 4, 4, 4), torch.zeros(2, 4, 3, 3), torch.zeros(1, 2, 4, 4)
     packed = torch.zeros(module.conv3x3_packed_numel("direct", 2, 4))
     with pytest.raises(ValueError, match="out: expected shape"):
-        module.conv3x3(t, weight, "direct", packed, True, None, None, False, out[..., :3], 0)
+        module.conv3x3(t, weight, "direct", packed, True, None, None, False, None, out[..., :3], 0)
+    with pytest.raises(ValueError, match="sum: expected shape"):
+        module.conv3x3(t, weight, "direct", packed, True, None, None, False, out[..., :3], out, 0)
     with pytest.raises(ValueError, match="packed: expected shape"):
-        module.conv3x3(t, weight, "direct", packed[4:], True, None, None, False, out, 0)
+        module.conv3x3(t, weight, "direct", packed[4:], True, None, None, False, None, out, 0)
     with pytest.raises(ValueError, match="packed: expected memory aligned"):
-        module.conv3x3(t, weight, "direct", torch.zeros(packed.numel() + 1)[1:], True, None, None, False, out, 0)
+        module.conv3x3(t, weight, "direct", torch.zeros(packed.numel() + 1)[1:], True, None, None, False, None, out, 0)
     with pytest.raises(ValueError, match="bias: expected shape"):
-        module.conv3x3(t, weight, "direct", packed, True, torch.zeros(1), None, False, out, 0)
+        module.conv3x3(t, weight, "direct", packed, True, torch.zeros(1), None, False, None, out, 0)
     with pytest.raises(TypeError, match="float32, float16"):
-        module.conv3x3(t.double(), weight, "direct", packed, True, None, None, False, out, 0)
+        module.conv3x3(t.double(), weight, "direct", packed, True, None, None, False, None, out, 0)
     with pytest.raises(TypeError):
-        module.conv3x3([1.0], weight, "direct", packed, True, None, None, False, out, 0)
+        module.conv3x3([1.0], weight, "direct", packed, True, None, None, False, None, out, 0)
     with pytest.raises(ValueError, match="packed: expected shape"):  # of another algorithm
-        module.conv3x3(t, weight, "winograd", packed, True, None, None, False, out, 0)
+        module.conv3x3(t, weight, "winograd", packed, True, None, None, False, None, out, 0)
     with pytest.raises(ValueError, match="algorithm: expected"):
-        module.conv3x3(t, weight, "auto", packed, True, None, None, False, out, 0)
+        module.conv3x3(t, weight, "auto", packed, True, None, None, False, None, out, 0)
     skip, activated = torch.zeros(1, 4, 4, 4), torch.zeros(1, 4, 4, 3)
     with pytest.raises(ValueError, match="activated: expected shape"):
         module.upsample_add_conv3x3(

@@ -71,9 +71,7 @@ def test_upsample_add_conv3x3(mode, backend, device, only_the_last_blocks):
 @pytest.mark.parametrize("algorithm", ["direct", "winograd"])
 def test_conv3x3(algorithm, backend, device, only_the_last_blocks):
     x, weight, residual = random(1, 1, LAST, LAST).half(), random(1, 1, 3, 3).half(), random(1, 1, LAST, LAST).half()
-    y = sx.ops.conv3x3(
-        wide_map(device, x), weight.to(device), residual=wide_map(device, residual), algorithm=algorithm
-    )
+    y = sx.ops.conv3x3(wide_map(device, x), weight.to(device), residual=wide_map(device, residual), algorithm=algorithm)
     with sx.use_backend("reference"):
         assert_corner(y, sx.ops.conv3x3(x, weight, residual=residual))
 
@@ -88,7 +86,7 @@ def test_conv3x3_of_pixels_far_apart(algorithm, backend, device, only_the_last_b
     x.copy_(value)
     packed = torch.empty(module.conv3x3_packed_numel(algorithm, 4, 4), device=device)
     stream = _native.current_stream(x.device)
-    module.conv3x3(x, weight.to(device), algorithm, packed, True, None, None, False, y, stream)
+    module.conv3x3(x, weight.to(device), algorithm, packed, True, None, None, False, None, y, stream)
     assert torch.equal(y, sx.ops.conv3x3(value.to(device), weight.to(device), algorithm=algorithm))
 
 
