@@ -160,8 +160,8 @@ __global__ void __launch_bounds__(256) pack_direct_kernel(Map<const T> weight, i
 }
 
 // Two blocks a multiprocessor, at most 128 registers, where the compiler manages without spills: not for kAny, which
-// finds its addresses in the loop, and not for every access on sm_70, 86 and 89.
-#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 700 || __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890)
+// finds its addresses in the loop, and not for kChannels on sm_70 and sm_86.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 700 || __CUDA_ARCH__ == 860)
 constexpr int min_blocks(Access access) { return access == Access::kRows ? 2 : 1; }
 #else
 constexpr int min_blocks(Access access) { return access == Access::kAny ? 1 : 2; }
@@ -231,11 +231,14 @@ __global__ void __launch_bounds__(DirectTraits::kThreads,
   }
 
   const Tile place = kept;
-  const int h = place.row + row, w0 = place.column + column;
+  const int again = static_cast<int>(opaque(threadIdx.x));  // no register over the loop
+  const int first = place.channel + again % Traits::kOutputThreads * 4;
+  const int h = place.row + again / 32;
+  const int w0 = place.column + again % 32 / Traits::kOutputThreads * Traits::kPixels;
   if (h >= x.height) return;
 #pragma unroll
   for (int half = 0; half < 2; half++) {
-    const int k0 = place.channel + output + half * 32;
+    const int k0 = first + half * 32;
     if (kAccess == Access::kChannels) {
 #pragma unroll
       for (int i = 0; i < Traits::kPixels; i++) {

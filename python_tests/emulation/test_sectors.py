@@ -71,13 +71,13 @@ def test_five_scales_are_read_once_and_again_only_where_tiles_meet(order, reduce
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_loads_coalesce_in_both_layouts(memory_format, launches):
+def test_the_direct_kernels_loads_coalesce(memory_format, launches):
     """The halo tile: 10 rows for each 8, of 34 columns for each 32, which start inside a sector."""
     x = torch.randn(1, 16, 32, 64).contiguous(memory_format=memory_format)
     weight = torch.randn(64, 16, 3, 3)
-    pack, run = launches(lambda: sx.ops.conv3x3(x, weight))
+    pack, run = launches(lambda: sx.ops.conv3x3(x, weight, algorithm="direct"))
     assert pack["distinct_sectors_written"] == sectors(*weight.shape)  # 64 outputs and 16 channels need no padding
-    (again,) = launches(lambda: sx.ops.conv3x3(x, weight))
+    (again,) = launches(lambda: sx.ops.conv3x3(x, weight, algorithm="direct"))
     assert again["sectors_read"] == run["sectors_read"]
     assert run["distinct_sectors_read"] == sectors(*x.shape) + sectors(*weight.shape)
     assert run["distinct_sectors_written"] == sectors(1, 64, 32, 64)
@@ -87,6 +87,56 @@ def test_loads_coalesce_in_both_layouts(memory_format, launches):
     pixels = slices * 10 * 34  # channels_last: a slice's 4 channels are half a sector of each pixel
     halo = pixels if memory_format == torch.channels_last else rows
     assert run["sectors_read"] <= tiles * (halo + sectors(*weight.shape))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_winograds_windows_are_read_by_whole_sectors(memory_format, launches):
+    """A thread reads its tile's 4×4 window: each input is asked for by four threads, which the L1 cache serves."""
+    x = torch.randn(1, 16, 32, 64).contiguous(memory_format=memory_format)
+    weight = torch.randn(64, 16, 3, 3)
+    pack, run = launches(lambda: sx.ops.conv3x3(x, weight, algorithm="winograd"))
+    packed = sectors(64, 16, 16)  # 16 points where there were 9 taps
+    assert pack["distinct_sectors_written"] == packed
+    assert run["distinct_sectors_read"] == sectors(*x.shape) + packed
+    assert run["distinct_sectors_written"] == sectors(1, 64, 32, 64)
+    blocks, slices, groups = 4 * 4 * 2, 2, 2
+    # NCHW: a warp's load has 8 tiles in each of 4 rows, whose elements lie in 2 sectors, and in 3 where these start late
+    rows = 8 * 4 * 4 * (3 + 2 + 2 + 3)
+    pixels = 32 * 16  # channels_last: a slice's 8 channels of each window's pixel are a sector
+    window = pixels if memory_format == torch.channels_last else rows
+    assert run["blocks"] == blocks
+    assert run["sectors_read"] <= blocks * (slices * window + packed // groups)
+
+
+def block_by_hand(batch, tap_channels, channels, height, width):
+    """Bytes of an upsampling block in fp32 by hand: (in two launches, eager), without the weights.
+
+    Two launches: tap, x and the sum of the lateral; the sum and the output of the 3×3. Eager: norm, ReLU and 1×1 of the
+    tap, resize, add, norm, ReLU and 3×3, each reading and writing maps.
+    """
+    pixels = batch * height * width * 4
+    tap, x, out = tap_channels * pixels, channels * pixels // 4, channels * pixels
+    return (tap + x + out) + (out + out), 4 * tap + (tap + out) + (x + out) + 3 * out + 2 * out + 2 * out + 2 * out
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_the_block_moves_what_two_launches_must(memory_format, launches):
+    """At stride 4 of 2048×1024 that is 252 MB, 0.27 of what eager moves; counted at a smaller size."""
+    ours, eager = block_by_hand(1, 64, 128, 256, 512)
+    assert round(ours / 1e6) == 252 and ours <= 0.3 * eager
+    shape = (1, 32, 64, 16, 32)  # tap's channels, channels, H, W
+    block = sx.nn.UpsampleBlend(64, 32).eval()
+    x, tap = torch.randn(1, 64, 8, 16), torch.randn(1, 32, 16, 32)
+    x, tap = (m.contiguous(memory_format=memory_format) for m in (x, tap))
+    with torch.no_grad():
+        launches(lambda: block(x, tap))  # packs the weights
+        lateral, conv = launches(lambda: block(x, tap))
+    assert "conv1x1" in lateral["kernel"] and "conv3x3_winograd" in conv["kernel"]
+    parameters = sectors(64, 32) + 2 * sectors(32) + 2 * sectors(64) + sectors(64, 64, 16)
+    maps = sum(run["distinct_sectors_read"] + run["distinct_sectors_written"] for run in (lateral, conv)) - parameters
+    ours, eager = (n // SECTOR for n in block_by_hand(*shape))
+    assert ours <= maps <= ours + 8  # parameters start inside sectors
+    assert maps <= 0.3 * eager
 
 
 def test_a_lighter_blend_gets_its_activated_input_in_one_pass(launches):
