@@ -172,6 +172,13 @@ void define_operators(py::module_& m) {
         swiftnet::upsample_add_conv3x3(x, skip, weight, chosen, packed, pack, bias, scale, shift, resize, activated,
                                        out, stream_of(stream));
       });
+  m.def("conv3x3_head", [](const TensorView& x, const TensorView& weight, const TensorView& packed, bool pack,
+                           const TensorView& bias, const TensorView& scale, const TensorView& shift,
+                           const TensorView& head_weight, const TensorView& head_bias, const TensorView& out,
+                           uintptr_t stream) {
+    const py::gil_scoped_release unlocked;
+    swiftnet::conv3x3_head(x, weight, packed, pack, bias, scale, shift, head_weight, head_bias, out, stream_of(stream));
+  });
   m.def("lateral_add",
         [](const TensorView& tap, const TensorView& weight, const TensorView& x, const TensorView& bias,
            const TensorView& scale, const TensorView& shift, const TensorView& out_scale, const TensorView& out_shift,

@@ -26,6 +26,11 @@ void conv3x3(const TensorView& x, const TensorView& weight, ConvAlgorithm algori
              bool pack, const TensorView& bias, const TensorView& residual, bool relu, const TensorView& sum,
              const TensorView& out, Stream stream);
 
+// `packed` is that of ConvAlgorithm::kWinograd; the head has up to 24 outputs.
+void conv3x3_head(const TensorView& x, const TensorView& weight, const TensorView& packed, bool pack,
+                  const TensorView& bias, const TensorView& scale, const TensorView& shift,
+                  const TensorView& head_weight, const TensorView& head_bias, const TensorView& out, Stream stream);
+
 // `activated`, like `skip`, takes what is convolved: relu(scale·(up(x) + skip) + shift).
 void upsample_add_conv3x3(const TensorView& x, const TensorView& skip, const TensorView& weight,
                           ConvAlgorithm algorithm, const TensorView& packed, bool pack, const TensorView& bias,

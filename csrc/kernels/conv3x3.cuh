@@ -19,5 +19,6 @@ void conv3x3_winograd(const Conv3x3Call& call);
 
 int64_t direct_packed_numel(int64_t outputs, int64_t channels);
 int64_t winograd_packed_numel(int64_t outputs, int64_t channels);
+void pack_winograd(const TensorView& weight, float* packed, Stream stream);
 
 }  // namespace swiftnet

@@ -86,7 +86,7 @@ struct HaloSlice {
       for (int i = 0; i < 4; i++) values[slot].v[i] = from_float<T>(0.f);
       if (offset[slot] != kOutside) values[slot] = load4(base + offset[slot]);
     }
-    base += Traits::kChannels * stride_c;
+    base += Traits::kChannels * (kAccess == Access::kChannels ? 1 : stride_c);
   }
 
   // To the tile in shared memory; `first` is the slice's first channel.
@@ -159,13 +159,8 @@ __global__ void __launch_bounds__(256) pack_direct_kernel(Map<const T> weight, i
   packed[i] = inside ? weight.load(static_cast<int>(k), c, tap / 3, tap % 3) : 0.f;
 }
 
-// Two blocks a multiprocessor, at most 128 registers, where the compiler manages without spills: not for kAny, which
-// finds its addresses in the loop, and not for kChannels on sm_70 and sm_86.
-#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 700 || __CUDA_ARCH__ == 860)
-constexpr int min_blocks(Access access) { return access == Access::kRows ? 2 : 1; }
-#else
+// Two blocks a multiprocessor, at most 128 registers, but for kAny, which finds its addresses in the loop.
 constexpr int min_blocks(Access access) { return access == Access::kAny ? 1 : 2; }
-#endif
 
 template <class T, Access kAccess>
 __global__ void __launch_bounds__(DirectTraits::kThreads,

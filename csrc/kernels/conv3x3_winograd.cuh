@@ -169,27 +169,31 @@ constexpr bool kLoadEarly = false;
 constexpr bool kLoadEarly = true;
 #endif
 
-// kRows: neighbouring pixels of a row are neighbours in memory, and threads go along them; else along channels.
-template <class T, bool kRows>
-__global__ void __launch_bounds__(WinogradTraits::kThreads, WinogradTraits::kMinBlocks) conv3x3_winograd_kernel(
-    Map<const T> x, Map<const T> weight, WindowSteps steps, const float* packed, ConvEpilogue<T> epilogue,
-    Tiling tiling) {
+// What a block keeps in shared memory. kRows: neighbouring pixels of a row are neighbours in memory, and threads go
+// along them; else along channels.
+template <bool kRows>
+struct WinogradLayout {
   using Traits = WinogradTraits;
-  constexpr int kPitch = Traits::kTiles + (kRows ? 0 : 4);  // + 4: written along channels without bank conflicts
-  constexpr int kPoint = Traits::kChannels * kPitch;        // of the inputs, and of the sums where they meet
-  __align__(16) __shared__ float inputs[Traits::kPoints * kPoint];
-  __align__(16) __shared__ float weights[Traits::kWeights];
+  static constexpr int kPitch = Traits::kTiles + (kRows ? 0 : 4);  // + 4: written along channels without bank conflicts
+  static constexpr int kPoint = Traits::kChannels * kPitch;        // of the inputs, and of the sums where they meet
+  static constexpr int kInputs = Traits::kPoints * kPoint;
 
-  const Tile tile = tiling.tile(blockIdx.x);
-  const int thread = threadIdx.x;
-  const int own_tile = kRows ? thread % Traits::kTiles : thread / Traits::kChannels;  // that it transforms
-  const int own_plane = kRows ? thread / Traits::kTiles : thread % Traits::kChannels;
-  const int point = thread / 16, tiles = thread % 4 * 4, outputs = thread / 4 % 4 * 4;  // that it multiplies
+  // The tile that a thread transforms or makes, and the channel or output.
+  __device__ static int tile(int thread) { return kRows ? thread % Traits::kTiles : thread / Traits::kChannels; }
+  __device__ static int plane(int thread) { return kRows ? thread / Traits::kTiles : thread % Traits::kChannels; }
+};
 
-  Window<T, kRows> window(x, tile, own_tile, own_plane);
-  const int64_t group = tile.channel / Traits::kOutputs * winograd_slices(x.channels) * Traits::kWeights;
-  const float4* packed_slice = reinterpret_cast<const float4*>(packed + group);  // the same for all threads
-  float sums[8][8];                                                              // [output][tile]
+// One group's sums over all channels, [output][tile] of a thread's share of its point.
+template <class T, bool kRows>
+__device__ inline void sum_points(const Map<const T>& x, const WindowSteps& steps, const float* packed_group,
+                                  const Tile& tile, float* inputs, float* weights, float (&sums)[8][8]) {
+  using Traits = WinogradTraits;
+  using Layout = WinogradLayout<kRows>;
+  const int thread = static_cast<int>(opaque(threadIdx.x)), own_plane = Layout::plane(thread);
+  const int point = thread / 16, tiles = thread % 4 * 4, outputs = thread / 4 % 4 * 4;
+
+  Window<T, kRows> window(x, tile, Layout::tile(thread), own_plane);
+  const float4* packed_slice = reinterpret_cast<const float4*>(packed_group);  // the same for all threads
 #pragma unroll
   for (int k = 0; k < 8; k++)
 #pragma unroll
@@ -201,24 +205,23 @@ __global__ void __launch_bounds__(WinogradTraits::kThreads, WinogradTraits::kMin
 #pragma unroll
     for (int i = 0; i < 4; i++) packed_values[i] = __ldg(packed_slice + threadIdx.x + i * Traits::kThreads);
     packed_slice += Traits::kWeights / 4;
-    __syncthreads();  // the last slice has been multiplied
-    window.store(inputs + own_plane * kPitch + own_tile, kPoint);
+    __syncthreads();  // what was there before has been read
+    window.store(inputs + own_plane * Layout::kPitch + Layout::tile(thread), Layout::kPoint);
 #pragma unroll
     for (int i = 0; i < 4; i++) reinterpret_cast<float4*>(weights)[thread + i * Traits::kThreads] = packed_values[i];
     __syncthreads();
     const auto load_next = [&] {
       const int again = static_cast<int>(opaque(threadIdx.x));  // no register over the multiplies
-      if (next < x.channels)
-        window.load(steps, next + (kRows ? again / Traits::kTiles : again % Traits::kChannels) < x.channels);
+      if (next < x.channels) window.load(steps, next + Layout::plane(again) < x.channels);
     };
     if (kLoadEarly) load_next();
 
-    const float* const in = inputs + point * kPoint + tiles;
+    const float* const in = inputs + point * Layout::kPoint + tiles;
     const float* const w = weights + point * Traits::kChannels * Traits::kOutputs + outputs;
 #pragma unroll
     for (int c = 0; c < Traits::kChannels; c++) {
-      const float4 a = *reinterpret_cast<const float4*>(in + c * kPitch);
-      const float4 b = *reinterpret_cast<const float4*>(in + c * kPitch + 16);
+      const float4 a = *reinterpret_cast<const float4*>(in + c * Layout::kPitch);
+      const float4 b = *reinterpret_cast<const float4*>(in + c * Layout::kPitch + 16);
       const float4 low = *reinterpret_cast<const float4*>(w + c * Traits::kOutputs);
       const float4 high = *reinterpret_cast<const float4*>(w + c * Traits::kOutputs + 16);
       const float v[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
@@ -231,32 +234,39 @@ __global__ void __launch_bounds__(WinogradTraits::kThreads, WinogradTraits::kMin
     if (next >= x.channels) break;
     if (!kLoadEarly) load_next();
   }
+}
 
-  const Tile place = tiling.tile(opaque(blockIdx.x));  // found again: the loop needs all registers
-  const int meet = static_cast<int>(opaque(threadIdx.x));
-  const int meet_tile = kRows ? meet % Traits::kTiles : meet / Traits::kPass;
-  const int meet_output = kRows ? meet / Traits::kTiles : meet % Traits::kPass;
-  const int h0 = place.row + meet_tile / Traits::kTileColumns * 2;
-  const int w0 = place.column + meet_tile % Traits::kTileColumns * 2;
+// From a group's sums to pixels: calls finish(k, h, w, sum) for each output below `outputs` and pixel of the thread's
+// tile.
+template <class T, bool kRows, class Finish>
+__device__ inline void make_pixels(const Map<const T>& x, const Map<const T>& weight, const Tile& tile, int outputs,
+                                   const float (&sums)[8][8], float* inputs, const Finish& finish) {
+  using Traits = WinogradTraits;
+  using Layout = WinogradLayout<kRows>;
+  const int thread = static_cast<int>(opaque(threadIdx.x)), own_tile = Layout::tile(thread);
+  const int h0 = tile.row + own_tile / Traits::kTileColumns * 2;
+  const int w0 = tile.column + own_tile % Traits::kTileColumns * 2;
+  const int k0 = tile.channel + Layout::plane(thread);
   unsigned not_finite = 0;  // bit 4·pass + i: of the tile's i-th pixel
 #pragma unroll
   for (int pass = 0; pass < Traits::kPasses; pass++) {
     __syncthreads();  // the last slice has been multiplied, the last pass read
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      float* const to = inputs + meet / 16 * kPoint + (half * 4 + meet / 4 % 4) * kPitch + meet % 4 * 4;
+      float* const to =
+          inputs + thread / 16 * Layout::kPoint + (half * 4 + thread / 4 % 4) * Layout::kPitch + thread % 4 * 4;
       const float (&s)[8] = sums[half * 4 + pass];
       *reinterpret_cast<float4*>(to) = {s[0], s[1], s[2], s[3]};
       *reinterpret_cast<float4*>(to + 16) = {s[4], s[5], s[6], s[7]};
     }
     __syncthreads();
-    const int k = place.channel + pass * Traits::kPass + meet_output;
-    if (k >= epilogue.out.channels) continue;
+    const int k = k0 + pass * Traits::kPass;
+    if (k >= outputs) continue;
     float rows[2][4];  // Aᵀ m
 #pragma unroll
     for (int s = 0; s < 4; s++) {
-      const float* const m = inputs + s * kPoint + meet_output * kPitch + meet_tile;
-      const float m0 = m[0], m1 = m[4 * kPoint], m2 = m[8 * kPoint], m3 = m[12 * kPoint];
+      const float* const m = inputs + s * Layout::kPoint + Layout::plane(thread) * Layout::kPitch + own_tile;
+      const float m0 = m[0], m1 = m[4 * Layout::kPoint], m2 = m[8 * Layout::kPoint], m3 = m[12 * Layout::kPoint];
       rows[0][s] = m0 + m1 + m2;
       rows[1][s] = m1 - m2 - m3;
     }
@@ -267,15 +277,37 @@ __global__ void __launch_bounds__(WinogradTraits::kThreads, WinogradTraits::kMin
       if (h >= x.height || w >= x.width) continue;
       const float sum = i % 2 ? row[1] - row[2] - row[3] : row[0] + row[1] + row[2];
       if (!(fabsf(sum) < INFINITY)) not_finite |= 1u << (4 * pass + i);
-      epilogue.one(place.n, k, h, w, sum);
+      finish(k, h, w, sum);
     }
   }
   while (not_finite != 0) {
-    const int i = __ffs(not_finite) - 1, h = h0 + i % 4 / 2, w = w0 + i % 2;
-    const int k = place.channel + i / 4 * Traits::kPass + meet_output;
-    epilogue.one(place.n, k, h, w, sum_of_taps(x, weight, place.n, k, h, w));
+    const int i = __ffs(not_finite) - 1, k = k0 + i / 4 * Traits::kPass, h = h0 + i % 4 / 2, w = w0 + i % 2;
+    finish(k, h, w, sum_of_taps(x, weight, tile.n, k, h, w));
     not_finite &= not_finite - 1;
   }
 }
+
+template <class T, bool kRows>
+__global__ void __launch_bounds__(WinogradTraits::kThreads, WinogradTraits::kMinBlocks) conv3x3_winograd_kernel(
+    Map<const T> x, Map<const T> weight, WindowSteps steps, const float* packed, int64_t packed_group,
+    ConvEpilogue<T> epilogue, Tiling tiling) {
+  __align__(16) __shared__ float inputs[WinogradLayout<kRows>::kInputs];
+  __align__(16) __shared__ float weights[WinogradTraits::kWeights];
+  const Tile tile = tiling.tile(blockIdx.x);
+  float sums[8][8];
+  sum_points<T, kRows>(x, steps, packed + tile.channel / WinogradTraits::kOutputs * packed_group, tile, inputs, weights,
+                       sums);
+  const Tile place = tiling.tile(opaque(blockIdx.x));  // found again: the loop needs all registers
+  make_pixels<T, kRows>(x, weight, place, epilogue.out.channels, sums, inputs,
+                        [&](int k, int h, int w, float sum) { epilogue.one(place.n, k, h, w, sum); });
+}
+
+template <class T>
+WindowSteps window_steps(const Map<const T>& x) {
+  const int64_t size = sizeof(T);
+  return {x.stride_w * size, x.stride_h * size, WinogradTraits::kChannels * x.stride_c * size};
+}
+
+inline bool goes_along_rows(const TensorView& x) { return x.strides[3] == 1 && !channels_inner(x); }
 
 }  // namespace swiftnet

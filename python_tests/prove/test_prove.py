@@ -20,15 +20,15 @@ def test_faults_have_names_of_their_own():
 
 
 def test_a_fault_that_changes_nothing_survives(tmp_path):
-    harmless = Mutant("nothing", "conv3x3.cuh", "float sums[Traits::kOutputs];", "float sums[Traits::kOutputs + 0];",
-                      numeric("conv3x3", "plain"))  # fmt: skip
+    harmless = Mutant("nothing", "conv3x3_winograd.cuh", "  float sums[8][8];", "  float sums[8 + 0][8];",
+                      numeric("conv3x3", "winograd"))  # fmt: skip
     with pytest.raises(Failure, match="mutant 'nothing' survived"):
         kill(harmless, tmp_path / "mutant")
 
 
 def test_a_fault_that_does_not_compile_is_no_kill(tmp_path):
     broken = Mutant(
-        "broken", "conv3x3.cuh", "float sums[Traits::kOutputs];", "float sums[;", numeric("conv3x3", "plain")
+        "broken", "conv3x3_winograd.cuh", "  float sums[8][8];", "  float sums[;", numeric("conv3x3", "winograd")
     )
     with pytest.raises(Failure, match="'broken' does not compile"):
         kill(broken, tmp_path / "mutant")

@@ -2,6 +2,7 @@
 
 from .backend import BackendError, current_backend, use_backend
 from .conv3x3 import conv3x3, conv3x3_with_sum
+from .conv3x3_head import conv3x3_head
 from .lateral_add import lateral_add
 from .multiscale_mean import multiscale_mean
 from .spatial_pyramid_pool import spatial_pyramid_pool
@@ -14,6 +15,7 @@ OPERATORS = (
     "lateral_add",
     "conv3x3",
     "conv3x3_with_sum",
+    "conv3x3_head",
 )
 
 __all__ = list(OPERATORS) + ["BackendError", "current_backend", "use_backend"]

@@ -102,6 +102,21 @@ def conv3x3_with_sum(
 
 
 @_precise
+def conv3x3_head(
+    x: Tensor,
+    weight: Tensor,
+    head_weight: Tensor,
+    bias: Optional[Tensor] = None,
+    head_bias: Optional[Tensor] = None,
+    *,
+    scale: Optional[Tensor] = None,
+    shift: Optional[Tensor] = None,
+) -> Tensor:
+    hidden = F.conv2d(x, weight, _in_dtype_of(x, bias), padding=1)
+    return F.conv2d(affine_relu(hidden, scale, shift), head_weight, _in_dtype_of(x, head_bias))
+
+
+@_precise
 def lateral_add(
     tap: Tensor,
     weight: Tensor,

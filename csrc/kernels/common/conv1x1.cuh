@@ -88,7 +88,7 @@ template <class T>
 struct MatrixWeight {
   const T* data;
   int64_t stride_k, stride_c;
-  __device__ float operator()(int k, int c) const { return to_float(data[k * stride_k + c * stride_c]); }
+  __device__ float operator()(int k, int c) const { return to_float(__ldg(data + k * stride_k + c * stride_c)); }
 };
 
 template <class T>

@@ -19,9 +19,9 @@ struct Tiling {
   int64_t blocks;                 // for all images
 
   __device__ Tile tile(unsigned block) const {
-    const unsigned column = block % across, row = block / across % down, group = block / (across * down) % groups;
-    return {static_cast<int>(block / (across * down * groups)), static_cast<int>(group * channels),
-            static_cast<int>(row * rows), static_cast<int>(column * columns)};
+    const unsigned row = block / across, group = row / down, n = group / groups;  // of all above them too
+    return {static_cast<int>(n), static_cast<int>((group - n * groups) * channels),
+            static_cast<int>((row - group * down) * rows), static_cast<int>((block - row * across) * columns)};
   }
 };
 

@@ -46,6 +46,7 @@ class Case:
     name = ""
     variants = ()  # type: tuple
     vectors = ()  # type: tuple  # arguments that may be absent and may be fp32 beside fp16 maps
+    integers = 2  # up to which all sums are exact in fp16, on EXACT_SHAPES
 
     def tensors(self, shape, variant, rand):
         """Arguments as fp32 tensors, drawn with rand(*shape)."""
@@ -151,6 +152,40 @@ class Conv3x3WithSum(Conv3x3):
         return torch.cat([total.clamp(min=0), total], 1), torch.cat([magnitude, magnitude], 1)
 
 
+class Conv3x3Head(Case):
+    name = "conv3x3_head"
+    variants = ("affine", "plain")
+    vectors = ("bias", "head_bias", "scale", "shift")
+    integers = 1
+
+    def tensors(self, shape, variant, rand):
+        n, c, k, _, size = shape
+        classes = shape[3][0] + shape[3][1]  # of all sizes up to the kernel's 24, and beyond
+        t = {"x": rand(n, c, *size), "weight": rand(k, c, 3, 3), "head_weight": rand(classes, k, 1, 1)}
+        t.update(bias=rand(k), head_bias=rand(classes))
+        if variant == "affine":
+            t.update(scale=rand(k), shift=rand(k))
+        return t
+
+    def call(self, t, variant):
+        return sx.ops.conv3x3_head(**t)
+
+    def expected(self, t, variant):
+        given = dict({"scale": None, "shift": None}, **t)
+        return oracle.conv3x3_head(algorithm=algorithm_for(t["x"].shape[1]), **given)
+
+    def terms(self, shape, variant):
+        return products_3x3(shape[1], algorithm_for(shape[1])) + shape[2]
+
+    def stored(self, t, variant, dtype):
+        """Where the convolution and its head are two launches, the map between them is in the maps' dtype."""
+        y, _ = oracle.linear(t["x"], t["x"].abs(), t["weight"], t["bias"])
+        error = (oracle.UNIT[dtype] * y.abs() + oracle.TINY[dtype]) * oracle.channels(
+            t.get("scale", torch.ones(1)).abs()
+        )
+        return oracle.conv(error, t["head_weight"].abs())
+
+
 class LateralAdd(Case):
     name = "lateral_add"
     variants = ("bilinear", "nearest", "alone", "affine")
@@ -239,7 +274,15 @@ class MultiscaleMean(Case):
         return shape[1]
 
 
-CASES = [UpsampleAddConv3x3(), SpatialPyramidPool(), MultiscaleMean(), LateralAdd(), Conv3x3(), Conv3x3WithSum()]
+CASES = [
+    UpsampleAddConv3x3(),
+    SpatialPyramidPool(),
+    MultiscaleMean(),
+    LateralAdd(),
+    Conv3x3(),
+    Conv3x3WithSum(),
+    Conv3x3Head(),
+]
 IDS = [case.name for case in CASES]
 
 

@@ -113,6 +113,11 @@ def conv3x3(x, weight, bias, residual, relu, algorithm):
     return (y.clamp(min=0), m) if relu else (y, m)
 
 
+def conv3x3_head(x, weight, head_weight, bias, head_bias, scale, shift, algorithm):
+    hidden = activate(*linear(x, x.abs(), weight, bias, algorithm), scale=scale, shift=shift)
+    return linear(*hidden, weight=head_weight, bias=head_bias)
+
+
 def lateral_add(tap, weight, x, bias, scale, shift, relu, mode, out_scale=None, out_shift=None):
     y, m = linear(*activate(tap, tap.abs(), scale, shift), weight=weight, bias=bias)
     if x is not None:

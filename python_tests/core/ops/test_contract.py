@@ -71,18 +71,20 @@ def test_any_strides_give_the_bits_of_contiguous_maps(case, dtype, layout, backe
 
 @cases
 def test_expanded_maps_and_weights_of_any_strides(case, backend, device):
+    # PyTorch picks another algorithm for other strides
+    loose = {"rtol": 1e-3, "atol": 1e-4} if backend == "reference" else {}
     variant = case.variants[0]
     t = case.make(SHAPE, variant, torch.float32, device=device)
     one = changed(t, lambda m: m[:1])
     expanded = changed(one, lambda m: m.expand(2, -1, -1, -1))
     y = case.call(expanded, variant)
-    torch.testing.assert_close(y[:1], case.call(one, variant))
-    torch.testing.assert_close(y[1:], case.call(one, variant))
-    for name in ("weight", "level_weight", "fuse_weight"):
+    torch.testing.assert_close(y[:1], case.call(one, variant), **loose)
+    torch.testing.assert_close(y[1:], case.call(one, variant), **loose)
+    for name in ("weight", "head_weight", "level_weight", "fuse_weight"):
         if name in t:
             w = t[name]
             t[name] = w.transpose(0, 1).contiguous().transpose(0, 1)
-            torch.testing.assert_close(case.call(t, variant), case.call(dict(t, **{name: w}), variant))
+            torch.testing.assert_close(case.call(t, variant), case.call(dict(t, **{name: w}), variant), **loose)
 
 
 @cases
@@ -263,3 +265,9 @@ def test_the_kernels_refuse_what_would_leave_their_memory(backend):
         module.upsample_add_conv3x3(
             t, skip, weight, "direct", packed, True, None, None, None, "nearest", activated, out, 0
         )
+    head, logits = torch.zeros(25, 2, 1, 1), torch.zeros(1, 25, 4, 4)
+    points = torch.zeros(module.conv3x3_packed_numel("winograd", 2, 4))
+    with pytest.raises(ValueError, match="head_weight: expected 1 to 24 outputs"):
+        module.conv3x3_head(t, weight, points, True, None, None, None, head, None, logits, 0)
+    with pytest.raises(ValueError, match="packed: expected shape"):
+        module.conv3x3_head(t, weight, packed, True, None, None, None, head[:24], None, logits[:, :24], 0)

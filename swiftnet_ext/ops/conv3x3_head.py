@@ -1,0 +1,95 @@
+"""A 3×3 convolution with the logits' 1×1 on top, without writing the map between them."""
+
+from typing import Any, Optional
+
+from torch import Tensor
+
+from .._native import current_stream
+from . import checks, reference
+from .autocast import cast_for_autocast
+from .backend import kernels_for
+from .conv3x3 import algorithm_for, conv3x3, launch_with_packed
+from .lateral_add import lateral_add
+from .registration import empty_like_layout, in_layout_of, register
+
+NAME = "conv3x3_head"
+MAX_FUSED = 24  # outputs of the head that the kernel takes
+
+
+def conv3x3_head(
+    x: Tensor,
+    weight: Tensor,
+    head_weight: Tensor,
+    bias: Optional[Tensor] = None,
+    head_bias: Optional[Tensor] = None,
+    *,
+    scale: Optional[Tensor] = None,
+    shift: Optional[Tensor] = None,
+) -> Tensor:
+    """conv1×1(relu(scale·(conv3×3(x) + bias) + shift)) + head_bias: the last blend and the logits that are made of it.
+
+    Stride 1, zero padding 1, accumulation in fp32 for fp32 and fp16 storage. From 8 input channels on and with up to 24
+    outputs of the head, one launch by Winograd's algorithm: the map between the convolutions is never written nor rounded.
+    Otherwise two, `conv3x3` and `lateral_add`. Differentiable in every tensor.
+
+    Args:
+        x: [N, C, H, W]; float32, float16, bfloat16 or float64.
+        weight: [K, C, 3, 3], of x's dtype; packed and kept as by `conv3x3`.
+        head_weight: [J, K, 1, 1], of x's dtype.
+        bias: [K] or None; this, the head's bias and the affine are float32 or of x's dtype.
+        head_bias: [J] or None.
+        scale: [K] or None for 1.
+        shift: [K] or None for 0.
+
+    Returns:
+        [N, J, H, W] in x's dtype and memory format.
+
+    Raises:
+        TypeError: a wrong type or dtype. ValueError: a wrong shape or device.
+
+    Source: the last upsampling module and the logits of SwiftNet (CVPR 2019), section 3; batch norm as the affine.
+    """
+    x, weight, head_weight = cast_for_autocast(x, weight, head_weight)
+    checks.feature_map(NAME, "x", x)
+    checks.weight(NAME, "weight", weight, ("K", x.shape[1], 3, 3), like=x)
+    outputs = weight.shape[0]
+    checks.weight(NAME, "head_weight", head_weight, ("J", outputs, 1, 1), like=x)
+    checks.vector(NAME, "bias", bias, (outputs,), like=x)
+    checks.vector(NAME, "head_bias", head_bias, (head_weight.shape[0],), like=x)
+    checks.vector(NAME, "scale", scale, (outputs,), like=x)
+    checks.vector(NAME, "shift", shift, (outputs,), like=x)
+    return _operator(x, weight, head_weight, bias, head_bias, scale, shift)
+
+
+def _run(x: Tensor, weight: Tensor, head_weight: Tensor, bias: Any, head_bias: Any, scale: Any, shift: Any) -> Tensor:
+    kernels = kernels_for(NAME, x)
+    if kernels is None:
+        return in_layout_of(_reference(x, weight, head_weight, bias, head_bias, scale, shift), x)
+    if algorithm_for(x.shape[1]) != "winograd" or head_weight.shape[0] > MAX_FUSED:
+        return lateral_add(conv3x3(x, weight, bias), head_weight, None, head_bias, scale=scale, shift=shift, relu=False)
+    y, stream = _fake(x, weight, head_weight), current_stream(x.device)
+
+    def launch(_: str, *packed: Any) -> None:
+        kernels.conv3x3_head(x, weight, *packed, bias, scale, shift, head_weight, head_bias, y, stream)
+
+    launch_with_packed(NAME, kernels, weight, "winograd", launch)
+    return y
+
+
+def _reference(
+    x: Tensor, weight: Tensor, head_weight: Tensor, bias: Any, head_bias: Any, scale: Any, shift: Any
+) -> Tensor:
+    return reference.conv3x3_head(x, weight, head_weight, bias, head_bias, scale=scale, shift=shift)
+
+
+def _fake(x: Tensor, weight: Tensor, head_weight: Tensor, *_: Any) -> Tensor:
+    return empty_like_layout(x, (x.shape[0], head_weight.shape[0], x.shape[2], x.shape[3]))
+
+
+_operator = register(
+    NAME,
+    "(Tensor x, Tensor weight, Tensor head_weight, Tensor? bias, Tensor? head_bias, Tensor? scale, Tensor? shift) -> Tensor",
+    _run,
+    _reference,
+    _fake,
+)
