@@ -4,7 +4,6 @@ Neither side uses TF32. A convolution's TFLOP/s count the direct form's products
 """
 
 import contextlib
-import inspect
 import itertools
 import statistics
 from typing import Callable, Dict, Iterator
@@ -17,10 +16,7 @@ from benchmarks.gpu import StepFailed
 from swiftnet_ext import ops
 from swiftnet_ext.nn import UpsampleBlend, fused
 
-# conv3x3's algorithms and its options for each; without that keyword it has the direct kernel alone
-ALGORITHMS = {"direct": {}}
-if "algorithm" in inspect.signature(ops.conv3x3).parameters:
-    ALGORITHMS = {name: {"algorithm": name} for name in ("direct", "winograd")}
+ALGORITHMS = {name: {"algorithm": name} for name in ("direct", "winograd")}
 ZOOM = 2  # of bench_operators' 1024×512
 REQUIRED = {  # row → column, at least
     "conv3x3 128→128, direct": ("of_peak", 0.7),

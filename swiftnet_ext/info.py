@@ -12,6 +12,7 @@ from .nn import SpatialPyramidPooling, UpsampleBlend
 from .nn.layers import BLENDS
 from .ops import OPERATORS, current_backend
 from .ops.backend import resolve
+from .ops.conv3x3 import RULE
 
 
 def _devices() -> List[Any]:
@@ -68,6 +69,7 @@ def collect() -> Dict[str, Any]:
         "built_for_architectures": build.get("cuda_archs", "").split(),
         "no_kernels_reason": build.get("no_cuda_reason", ""),
         "modules": _modules(),
+        "conv3x3_algorithm": RULE,
         "backend": backend,
         "strict": strict,
         "devices": [
@@ -95,6 +97,7 @@ def _text(info: Dict[str, Any]) -> str:
         "compiled module  {}".format(info["native_module"] or "none"),
         "CUDA kernels     {}".format(kernels if info["built_with_cuda"] else without),
         "backend          {}{}".format(info["backend"], ", strict" if info["strict"] else ""),
+        "conv3x3          {}".format(info["conv3x3_algorithm"]),
     ]
     for device in info["devices"]:
         lines += ["", "{} ({})".format(device["device"], device["name"])]

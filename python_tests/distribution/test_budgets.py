@@ -174,12 +174,25 @@ def test_flags_are_the_builds():
     assert [f"c++{n}" for n in standards] == [budgets.FAMILIES["13"].standard, budgets.FAMILIES["11"].standard]
 
 
+def row_of(source, kernel, arch):
+    return budgets.read_table(ROOT / "benchmarks" / "budgets" / "cuda-11.8.csv")[source, kernel, arch]
+
+
 @pytest.mark.parametrize("access", ["0", "1"])
 def test_the_direct_3x3_is_at_pascals_limit(access):
     """fp32 on sm_61, vector access: FFMA are 91 % of the loop over slices, two blocks of 256 threads, 128-bit loads."""
-    kernel = "conv3x3_direct_kernel<float, (Access){}>".format(access)
-    row = budgets.read_table(ROOT / "benchmarks" / "budgets" / "cuda-11.8.csv")["conv3x3.cu", kernel, "61"]
+    row = row_of("conv3x3_direct.cu", "conv3x3_direct_kernel<float, (Access){}>".format(access), "61")
     assert row["loop_multiply_kinds"].startswith("FFMA:") and float(row["loop_multiply_share"]) >= 0.91
     assert int(row["registers"]) <= 128 and row["threads"] == "256" and int(row["blocks"]) >= 2
     # of each 4 channels × 3 rows 2 of pixels and 6 of weights from shared memory, and the next slice's from global memory
     assert int(row["loop_vector_loads"]) >= 4 * 3 * (2 + 6) + 4
+
+
+@pytest.mark.parametrize("rows", ["false", "true"])
+@pytest.mark.parametrize("dtype", ["float", "half"])
+def test_winograds_3x3_is_at_pascals_limit(dtype, rows):
+    """On sm_61 FFMA are 70 % of the loop over slices, transforms included; two blocks of 256 threads."""
+    row = row_of("conv3x3_winograd.cu", "conv3x3_winograd_kernel<{}, {}>".format(dtype, rows), "61")
+    assert row["loop_multiply_kinds"] == "FFMA:512" and float(row["loop_multiply_share"]) >= 0.70
+    assert int(row["registers"]) <= 128 and row["threads"] == "256" and int(row["blocks"]) >= 2
+    assert int(row["loop_vector_loads"]) >= 8 * 4 + 4  # of each channel 4, and the packed weights from global memory
