@@ -75,6 +75,7 @@ T __ldg(const T* p) {
   std::memcpy(&value, &bits, sizeof value);
   return value;
 }
+inline __half __ldg(const __half* p) { return *p; }
 
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source, int width = 32, const char* file = __builtin_FILE(),

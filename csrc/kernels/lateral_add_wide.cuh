@@ -1,0 +1,301 @@
+// lateral_add for maps of many pixels, with fp32 arithmetic, register-blocked:
+//
+//   y = epilogue( Σ_c weight[k,c] · relu(scale[c]·tap[n,c,h,w] + shift[c]) )
+//
+// One block of 256 threads makes 4×32 pixels of 128 outputs; a thread 4 pixels × 4 outputs of each quadrant, in all 64
+// sums in registers, for which it reads 4 vectors of shared memory a channel. Input channels pass through shared memory
+// in slices of 8, double-buffered: while one slice is multiplied the next is on its way from global memory to
+// registers.
+//
+//                  128 pixels: left and right half of the tile, [4 rows][16 columns] each
+//                 ┌──────┬──────┐
+//     128 outputs │ 0    │ 1    │ × 8 channels
+//                 ├──────┼──────┤
+//                 │ 2    │ 3    │ the quadrants, which in the end pass through shared memory one after the other, so
+//                 that └──────┴──────┘ neighbouring threads add, finish and store neighbours in memory
+//
+// Sums are those of conv1x1_kernel bit by bit: one fused multiply-add for each channel, in their order.
+#pragma once
+#include "common/access.cuh"
+#include "lateral_add.cuh"
+
+namespace swiftnet {
+
+struct WideTraits {
+  static constexpr int kRows = 4, kColumns = 32, kPixels = kRows * kColumns, kOutputs = 128;  // of a block
+  static constexpr int kChannels = 8, kMaxChannels = 1024;                                    // of a slice; in all
+  static constexpr int kHalf = 64, kHalfColumns = 16;                                         // of a quadrant
+  static constexpr int kThreads = 256, kMinBlocks = 2;
+  static constexpr int kPitch = kPixels + 4;         // + 4: a column of four channels is written without bank conflicts
+  static constexpr int kSlice = kChannels * kPitch;  // of inputs, or of weights
+  static constexpr int kQuadrantPitch = kHalf + 4;   // likewise
+  static constexpr int kQuadrant = kHalf * kQuadrantPitch;
+  static constexpr int kShared = kQuadrant > 4 * kSlice ? kQuadrant : 4 * kSlice;  // floats
+  static_assert(kPixels == kOutputs && kPixels == 2 * kHalf, "inputs and weights have one pitch");
+  static_assert(kThreads * 4 == kChannels * kPixels, "a thread brings four values of each slice");
+  static_assert(kThreads == (kHalf / 4) * kHalfColumns, "a thread finishes four outputs of a column of a quadrant");
+
+  // Of a pixel in the order of shared memory.
+  __device__ static int row(int pixel) { return pixel % kHalf / kHalfColumns; }
+  __device__ static int column(int pixel) { return pixel / kHalf * kHalfColumns + pixel % kHalfColumns; }
+};
+
+// A thread's share of one slice of inputs, from global memory to registers, and later to shared memory: with kRows four
+// pixels of a channel, with kChannels four channels of a pixel. Where the tile leaves the image, its edge is read
+// again: sums of no pixel are not stored.
+template <class T, Access kAccess>
+struct InputSlice {
+  using Traits = WideTraits;
+  const T* next;  // in the slice to load
+  Vector4<T> values;
+
+  __device__ static int pixel() { return kAccess == Access::kChannels ? threadIdx.x / 2 : threadIdx.x % 32 * 4; }
+  __device__ static int channel() { return kAccess == Access::kChannels ? threadIdx.x % 2 * 4 : threadIdx.x / 32; }
+
+  __device__ InputSlice(const Map<const T>& tap, const Tile& tile) {
+    const int h = tile.row + Traits::row(pixel()), w = tile.column + Traits::column(pixel());
+    next =
+        &tap.at(tile.n, channel(), min(h, tap.height - 1), min(w, tap.width - (kAccess == Access::kChannels ? 1 : 4)));
+  }
+
+  __device__ void load(int64_t stride_c) {
+    values = load4(next);
+    next += Traits::kChannels * stride_c;
+  }
+
+  // With scale and shift of the slice's channels.
+  __device__ void store(float* inputs, const float* scale, const float* shift) const {
+    float v[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const int c = channel() + (kAccess == Access::kChannels ? i : 0);
+      v[i] = relu(fmaf(to_float(values.v[i]), scale[c], shift[c]));
+    }
+    float* const to = inputs + channel() * Traits::kPitch + pixel();
+    if (kAccess == Access::kRows)
+      *reinterpret_cast<float4*>(to) = {v[0], v[1], v[2], v[3]};
+    else
+#pragma unroll
+      for (int i = 0; i < 4; i++) to[i * Traits::kPitch] = v[i];
+  }
+};
+
+// The slice of weights, likewise: four channels of an output.
+template <class T>
+struct MatrixSlice {
+  using Traits = WideTraits;
+  const T* next;
+  Vector4<T> values;
+
+  __device__ static int output() { return threadIdx.x / 2; }
+  __device__ static int channel() { return threadIdx.x % 2 * 4; }
+
+  __device__ MatrixSlice(const MatrixWeight<T>& weight, int k0, int outputs) {
+    next = weight.data + min(k0 + output(), outputs - 1) * weight.stride_k + channel();
+  }
+
+  __device__ void load() {
+    values = load4(next);
+    next += Traits::kChannels;
+  }
+
+  __device__ void store(float* weights) const {
+#pragma unroll
+    for (int i = 0; i < 4; i++) weights[(channel() + i) * Traits::kPitch + output()] = to_float(values.v[i]);
+  }
+};
+
+// Four outputs of a pixel, of which `count` exist.
+template <class T, Access kAccess>
+struct FourOutputs {
+  __device__ static void load(const T* p, int64_t stride_c, int count, float (&v)[4]) {
+    if (kAccess == Access::kChannels) {
+      const Vector4<T> four = load4(p);
+#pragma unroll
+      for (int j = 0; j < 4; j++) v[j] = to_float(four.v[j]);
+    } else {
+#pragma unroll
+      for (int j = 0; j < 4; j++) v[j] = j < count ? to_float(__ldg(p + j * stride_c)) : 0.f;
+    }
+  }
+  __device__ static void store(T* p, int64_t stride_c, int count, const float (&v)[4]) {
+    if (kAccess == Access::kChannels) return store4(p, v);
+#pragma unroll
+    for (int j = 0; j < 4; j++)
+      if (j < count) p[j * stride_c] = from_float<T>(v[j]);
+  }
+};
+
+// Four outputs of the coarser map at one column of the tile, which goes down its rows: a row of x is read and
+// interpolated once for all rows of the tile that it is above or below of.
+template <class T, Access kAccess, Resize kMode>
+struct ResizedColumn {
+  const Map<const T>& x;
+  const T *left, *right;  // in row 0
+  int count;
+  bool single;  // each value is one of x: nearest, or a map of the same size
+  float weight;
+  int above_row = -1, below_row = -1;
+  float above[4], below[4];
+
+  __device__ ResizedColumn(const LateralEpilogue<T, kMode>& epilogue, int n, int k, int count, const ResizeTap& column)
+      : x(epilogue.x), count(count), single(epilogue.single()), weight(column.weight) {
+    left = x.data == nullptr ? nullptr : &x.at(n, k, 0, column.lower);
+    right = x.data == nullptr ? nullptr : &x.at(n, k, 0, column.upper);
+  }
+
+  __device__ void across(int row, float (&y)[4]) const {
+    FourOutputs<T, kAccess>::load(left + row * x.stride_h, x.stride_c, count, y);
+    if (single) return;
+    float z[4];
+    FourOutputs<T, kAccess>::load(right + row * x.stride_h, x.stride_c, count, z);
+#pragma unroll
+    for (int j = 0; j < 4; j++) y[j] = interpolate(y[j], z[j], weight);
+  }
+
+  __device__ void at(const ResizeTap& row, float (&y)[4]) {
+    if (row.lower != above_row) {
+      if (row.lower == below_row)
+#pragma unroll
+        for (int j = 0; j < 4; j++) above[j] = below[j];
+      else
+        across(row.lower, above);
+      above_row = row.lower;
+    }
+    if (!single && row.upper != below_row) {
+      across(row.upper, below);
+      below_row = row.upper;
+    }
+#pragma unroll
+    for (int j = 0; j < 4; j++) y[j] = single ? above[j] : interpolate(above[j], below[j], row.weight);
+  }
+};
+
+// Four outputs of a quadrant's column, down the tile's rows: from the sums of the first pixel on.
+template <class T, Access kAccess, Resize kMode>
+__device__ inline void finish_column(const LateralEpilogue<T, kMode>& epilogue, const Map<T>& out, int n, int k, int h,
+                                     int w, const ResizeTap (&rows)[WideTraits::kRows], const ResizeTap& column,
+                                     const float* sums) {
+  using Traits = WideTraits;
+  constexpr int kPitch = Traits::kQuadrantPitch;
+  const int count = min(out.channels - k, 4);
+  ResizedColumn<T, kAccess, kMode> resized(epilogue, n, k, count, column);
+  OutputParameters parameters[4];
+#pragma unroll
+  for (int j = 0; j < 4; j++) parameters[j] = epilogue.parameters(min(k + j, out.channels - 1));
+  T* to = &out.at(n, k, h, w);
+#pragma unroll 1
+  for (int row = 0; row < min(out.height - h, Traits::kRows); row++) {
+    float up[4], y[4];
+    if (epilogue.x.data != nullptr) resized.at(rows[row], up);
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      const float sum = kAccess == Access::kChannels ? sums[row * Traits::kHalfColumns * kPitch + j]
+                                                     : sums[row * Traits::kHalfColumns + j * kPitch];
+      y[j] = epilogue.finish(sum, up[j], parameters[j]);
+    }
+    FourOutputs<T, kAccess>::store(to, out.stride_c, count, y);
+    to += out.stride_h;
+  }
+}
+
+template <class T, Access kAccess, Resize kMode>
+__global__ void __launch_bounds__(WideTraits::kThreads, WideTraits::kMinBlocks) lateral_add_wide_kernel(
+    Map<const T> tap, AffineRelu affine_relu, MatrixWeight<T> weight, LateralEpilogue<T, kMode> epilogue, Map<T> out,
+    Tiling tiling) {
+  using Traits = WideTraits;
+  constexpr bool kInner = kAccess == Access::kChannels;
+  __align__(16) __shared__ float shared[Traits::kShared];  // [2][inputs, weights], and then a quadrant
+  __shared__ ResizeTap rows[Traits::kRows], columns[Traits::kColumns];
+  __align__(16) __shared__ float scale[Traits::kMaxChannels], shift[Traits::kMaxChannels];
+  __shared__ Tile kept;  // over the loop, which needs all registers
+
+  const Tile tile = tiling.tile(blockIdx.x);
+  const int thread = threadIdx.x;
+  if (thread == 0) kept = tile;
+  if (thread < Traits::kRows) rows[thread] = resize_tap<kMode>(tile.row + thread, epilogue.x.height, out.height);
+  if (thread < Traits::kColumns) columns[thread] = resize_tap<kMode>(tile.column + thread, epilogue.x.width, out.width);
+
+  for (int c = thread; c < tap.channels; c += Traits::kThreads) {
+    scale[c] = affine_relu.scale[c];
+    shift[c] = affine_relu.shift[c];
+  }
+  __syncthreads();
+
+  // 16 threads, 8 of them in a warp, go along what goes along memory in the end
+  const int along = (thread % 8 + thread / 32 % 2 * 8) * 4, across = (thread / 8 % 4 + thread / 64 * 4) * 4;
+  const int pixel = kInner ? across : along, output = kInner ? along : across;
+
+  InputSlice<T, kAccess> input(tap, tile);
+  MatrixSlice<T> matrix(weight, tile.channel, out.channels);
+  float sums[4][4][4];  // [quadrant][output][pixel]
+#pragma unroll
+  for (int q = 0; q < 4; q++)
+#pragma unroll
+    for (int j = 0; j < 4; j++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) sums[q][j][i] = 0.f;
+
+  input.load(tap.stride_c);
+  matrix.load();
+  input.store(shared, scale, shift);
+  matrix.store(shared + Traits::kSlice);
+  __syncthreads();
+
+  float* buffer = shared;
+  for (int next = Traits::kChannels;; next += Traits::kChannels) {
+    if (next < tap.channels) {
+      input.load(tap.stride_c);
+      matrix.load();
+    }
+    const float* const in = buffer + pixel;
+    const float* const w = buffer + Traits::kSlice + output;
+#pragma unroll
+    for (int c = 0; c < Traits::kChannels; c++) {
+      float v[2][4], u[2][4];
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        const float4 a = *reinterpret_cast<const float4*>(in + c * Traits::kPitch + half * Traits::kHalf);
+        const float4 b = *reinterpret_cast<const float4*>(w + c * Traits::kPitch + half * Traits::kHalf);
+        v[half][0] = a.x, v[half][1] = a.y, v[half][2] = a.z, v[half][3] = a.w;
+        u[half][0] = b.x, u[half][1] = b.y, u[half][2] = b.z, u[half][3] = b.w;
+      }
+#pragma unroll
+      for (int q = 0; q < 4; q++)
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+#pragma unroll
+          for (int i = 0; i < 4; i++) sums[q][j][i] = fmaf(v[q % 2][i], u[q / 2][j], sums[q][j][i]);
+    }
+    if (next >= tap.channels) break;
+    buffer = shared + (2 * Traits::kSlice - (buffer - shared));
+    input.store(buffer, scale + next, shift + next);  // the other buffer's readers have passed the last barrier
+    matrix.store(buffer + Traits::kSlice);
+    __syncthreads();
+  }
+
+  const Tile place = kept;
+  // a thread finishes four outputs of a column
+  const int group = (kInner ? thread % 16 : thread / 16) * 4, column = kInner ? thread / 16 : thread % 16;
+#pragma unroll
+  for (int q = 0; q < 4; q++) {
+    __syncthreads();  // others may still read the last slice, or quadrant
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      float* const to = kInner ? shared + (pixel + i) * Traits::kQuadrantPitch + output
+                               : shared + (output + i) * Traits::kQuadrantPitch + pixel;
+      const float (&s)[4][4] = sums[q];
+      *reinterpret_cast<float4*>(to) =
+          kInner ? float4{s[0][i], s[1][i], s[2][i], s[3][i]} : float4{s[i][0], s[i][1], s[i][2], s[i][3]};
+    }
+    __syncthreads();
+    const int w0 = column + q % 2 * Traits::kHalfColumns, k0 = place.channel + group + q / 2 * Traits::kHalf;
+    if (place.column + w0 < out.width && k0 < out.channels) {
+      const float* const from =
+          kInner ? shared + column * Traits::kQuadrantPitch + group : shared + group * Traits::kQuadrantPitch + column;
+      finish_column<T, kAccess>(epilogue, out, place.n, k0, place.row, place.column + w0, rows, columns[w0], from);
+    }
+  }
+}
+
+}  // namespace swiftnet
