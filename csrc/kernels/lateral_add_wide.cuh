@@ -119,10 +119,12 @@ struct FourOutputs {
     }
   }
   __device__ static void store(T* p, int64_t stride_c, int count, const float (&v)[4]) {
-    if (kAccess == Access::kChannels) return store4(p, v);
+    if (kAccess == Access::kChannels)
+      store4(p, v);
+    else
 #pragma unroll
-    for (int j = 0; j < 4; j++)
-      if (j < count) p[j * stride_c] = from_float<T>(v[j]);
+      for (int j = 0; j < 4; j++)
+        if (j < count) p[j * stride_c] = from_float<T>(v[j]);
   }
 };
 
@@ -175,14 +177,11 @@ struct ResizedColumn {
 template <class T, Access kAccess, Resize kMode>
 __device__ inline void finish_column(const LateralEpilogue<T, kMode>& epilogue, const Map<T>& out, int n, int k, int h,
                                      int w, const ResizeTap (&rows)[WideTraits::kRows], const ResizeTap& column,
-                                     const float* sums) {
+                                     const OutputParameters* parameters, const float* sums) {
   using Traits = WideTraits;
   constexpr int kPitch = Traits::kQuadrantPitch;
   const int count = min(out.channels - k, 4);
   ResizedColumn<T, kAccess, kMode> resized(epilogue, n, k, count, column);
-  OutputParameters parameters[4];
-#pragma unroll
-  for (int j = 0; j < 4; j++) parameters[j] = epilogue.parameters(min(k + j, out.channels - 1));
   T* to = &out.at(n, k, h, w);
 #pragma unroll 1
   for (int row = 0; row < min(out.height - h, Traits::kRows); row++) {
@@ -208,6 +207,7 @@ __global__ void __launch_bounds__(WideTraits::kThreads, WideTraits::kMinBlocks) 
   __align__(16) __shared__ float shared[Traits::kShared];  // [2][inputs, weights], and then a quadrant
   __shared__ ResizeTap rows[Traits::kRows], columns[Traits::kColumns];
   __align__(16) __shared__ float scale[Traits::kMaxChannels], shift[Traits::kMaxChannels];
+  __shared__ OutputParameters parameters[Traits::kOutputs];
   __shared__ Tile kept;  // over the loop, which needs all registers
 
   const Tile tile = tiling.tile(blockIdx.x);
@@ -216,6 +216,8 @@ __global__ void __launch_bounds__(WideTraits::kThreads, WideTraits::kMinBlocks) 
   if (thread < Traits::kRows) rows[thread] = resize_tap<kMode>(tile.row + thread, epilogue.x.height, out.height);
   if (thread < Traits::kColumns) columns[thread] = resize_tap<kMode>(tile.column + thread, epilogue.x.width, out.width);
 
+  if (thread < min(out.channels - tile.channel, Traits::kOutputs))
+    parameters[thread] = epilogue.parameters(tile.channel + thread);
   for (int c = thread; c < tap.channels; c += Traits::kThreads) {
     scale[c] = affine_relu.scale[c];
     shift[c] = affine_relu.shift[c];
@@ -242,14 +244,14 @@ __global__ void __launch_bounds__(WideTraits::kThreads, WideTraits::kMinBlocks) 
   matrix.store(shared + Traits::kSlice);
   __syncthreads();
 
-  float* buffer = shared;
+  int buffer = 0;
   for (int next = Traits::kChannels;; next += Traits::kChannels) {
     if (next < tap.channels) {
       input.load(tap.stride_c);
       matrix.load();
     }
-    const float* const in = buffer + pixel;
-    const float* const w = buffer + Traits::kSlice + output;
+    const float* const in = shared + buffer + pixel;
+    const float* const w = shared + buffer + Traits::kSlice + output;
 #pragma unroll
     for (int c = 0; c < Traits::kChannels; c++) {
       float v[2][4], u[2][4];
@@ -268,9 +270,9 @@ __global__ void __launch_bounds__(WideTraits::kThreads, WideTraits::kMinBlocks) 
           for (int i = 0; i < 4; i++) sums[q][j][i] = fmaf(v[q % 2][i], u[q / 2][j], sums[q][j][i]);
     }
     if (next >= tap.channels) break;
-    buffer = shared + (2 * Traits::kSlice - (buffer - shared));
-    input.store(buffer, scale + next, shift + next);  // the other buffer's readers have passed the last barrier
-    matrix.store(buffer + Traits::kSlice);
+    buffer ^= 2 * Traits::kSlice;
+    input.store(shared + buffer, scale + next, shift + next);  // the other buffer's readers have passed the last barrier
+    matrix.store(shared + buffer + Traits::kSlice);
     __syncthreads();
   }
 
@@ -293,7 +295,8 @@ __global__ void __launch_bounds__(WideTraits::kThreads, WideTraits::kMinBlocks) 
     if (place.column + w0 < out.width && k0 < out.channels) {
       const float* const from =
           kInner ? shared + column * Traits::kQuadrantPitch + group : shared + group * Traits::kQuadrantPitch + column;
-      finish_column<T, kAccess>(epilogue, out, place.n, k0, place.row, place.column + w0, rows, columns[w0], from);
+      finish_column<T, kAccess>(epilogue, out, place.n, k0, place.row, place.column + w0, rows, columns[w0],
+                                parameters + group + q / 2 * Traits::kHalf, from);
     }
   }
 }
