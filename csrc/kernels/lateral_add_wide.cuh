@@ -47,7 +47,6 @@ template <class T, Access kAccess>
 struct InputSlice {
   using Traits = WideTraits;
   const T* next;  // in the slice to load
-  Vector4<T> values;
 
   __device__ static int pixel() { return kAccess == Access::kChannels ? threadIdx.x / 2 : threadIdx.x % 32 * 4; }
   __device__ static int channel() { return kAccess == Access::kChannels ? threadIdx.x % 2 * 4 : threadIdx.x / 32; }
@@ -58,18 +57,19 @@ struct InputSlice {
         &tap.at(tile.n, channel(), min(h, tap.height - 1), min(w, tap.width - (kAccess == Access::kChannels ? 1 : 4)));
   }
 
-  __device__ void load(int64_t stride_c) {
-    values = load4(next);
+  __device__ Vector4<T> load(int64_t stride_c) {
+    const Vector4<T> values = load4(next);
     next += Traits::kChannels * stride_c;
+    return values;
   }
 
-  // With scale and shift of the slice's channels.
-  __device__ void store(float* inputs, const float* scale, const float* shift) const {
+  // With scale and shift, (x, y), of the slice's channels.
+  __device__ static void store(const Vector4<T>& values, float* inputs, const float2* affine) {
     float v[4];
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       const int c = channel() + (kAccess == Access::kChannels ? i : 0);
-      v[i] = relu(fmaf(to_float(values.v[i]), scale[c], shift[c]));
+      v[i] = relu(fmaf(to_float(values.v[i]), affine[c].x, affine[c].y));
     }
     float* const to = inputs + channel() * Traits::kPitch + pixel();
     if (kAccess == Access::kRows)
@@ -85,7 +85,6 @@ template <class T>
 struct MatrixSlice {
   using Traits = WideTraits;
   const T* next;
-  Vector4<T> values;
 
   __device__ static int output() { return threadIdx.x / 2; }
   __device__ static int channel() { return threadIdx.x % 2 * 4; }
@@ -94,12 +93,13 @@ struct MatrixSlice {
     next = weight.data + min(k0 + output(), outputs - 1) * weight.stride_k + channel();
   }
 
-  __device__ void load() {
-    values = load4(next);
+  __device__ Vector4<T> load() {
+    const Vector4<T> values = load4(next);
     next += Traits::kChannels;
+    return values;
   }
 
-  __device__ void store(float* weights) const {
+  __device__ static void store(const Vector4<T>& values, float* weights) {
 #pragma unroll
     for (int i = 0; i < 4; i++) weights[(channel() + i) * Traits::kPitch + output()] = to_float(values.v[i]);
   }
@@ -206,7 +206,7 @@ __global__ void __launch_bounds__(WideTraits::kThreads, WideTraits::kMinBlocks) 
   constexpr bool kInner = kAccess == Access::kChannels;
   __align__(16) __shared__ float shared[Traits::kShared];  // [2][inputs, weights], and then a quadrant
   __shared__ ResizeTap rows[Traits::kRows], columns[Traits::kColumns];
-  __align__(16) __shared__ float scale[Traits::kMaxChannels], shift[Traits::kMaxChannels];
+  __align__(16) __shared__ float2 affine[Traits::kMaxChannels];
   __shared__ OutputParameters parameters[Traits::kOutputs];
   __shared__ Tile kept;  // over the loop, which needs all registers
 
@@ -218,10 +218,8 @@ __global__ void __launch_bounds__(WideTraits::kThreads, WideTraits::kMinBlocks) 
 
   if (thread < min(out.channels - tile.channel, Traits::kOutputs))
     parameters[thread] = epilogue.parameters(tile.channel + thread);
-  for (int c = thread; c < tap.channels; c += Traits::kThreads) {
-    scale[c] = affine_relu.scale[c];
-    shift[c] = affine_relu.shift[c];
-  }
+  for (int c = thread; c < tap.channels; c += Traits::kThreads)
+    affine[c] = {affine_relu.scale[c], affine_relu.shift[c]};
   __syncthreads();
 
   // 16 threads, 8 of them in a warp, go along what goes along memory in the end
@@ -238,17 +236,17 @@ __global__ void __launch_bounds__(WideTraits::kThreads, WideTraits::kMinBlocks) 
 #pragma unroll
       for (int i = 0; i < 4; i++) sums[q][j][i] = 0.f;
 
-  input.load(tap.stride_c);
-  matrix.load();
-  input.store(shared, scale, shift);
-  matrix.store(shared + Traits::kSlice);
+  input.store(input.load(tap.stride_c), shared, affine);
+  matrix.store(matrix.load(), shared + Traits::kSlice);
   __syncthreads();
 
   int buffer = 0;
   for (int next = Traits::kChannels;; next += Traits::kChannels) {
-    if (next < tap.channels) {
-      input.load(tap.stride_c);
-      matrix.load();
+    const bool more = next < tap.channels;
+    Vector4<T> pixels, row;  // of the next slice
+    if (more) {
+      pixels = input.load(tap.stride_c);
+      row = matrix.load();
     }
     const float* const in = shared + buffer + pixel;
     const float* const w = shared + buffer + Traits::kSlice + output;
@@ -269,10 +267,10 @@ __global__ void __launch_bounds__(WideTraits::kThreads, WideTraits::kMinBlocks) 
 #pragma unroll
           for (int i = 0; i < 4; i++) sums[q][j][i] = fmaf(v[q % 2][i], u[q / 2][j], sums[q][j][i]);
     }
-    if (next >= tap.channels) break;
+    if (!more) break;
     buffer ^= 2 * Traits::kSlice;
-    input.store(shared + buffer, scale + next, shift + next);  // the other buffer's readers have passed the last barrier
-    matrix.store(shared + buffer + Traits::kSlice);
+    input.store(pixels, shared + buffer, affine + next);  // the other buffer's readers have passed the last barrier
+    matrix.store(row, shared + buffer + Traits::kSlice);
     __syncthreads();
   }
 
