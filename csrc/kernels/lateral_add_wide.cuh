@@ -84,17 +84,18 @@ struct InputSlice {
 template <class T>
 struct MatrixSlice {
   using Traits = WideTraits;
-  const T* next;
+  const T* data;
+  int next;  // offset in the slice to load
 
   __device__ static int output() { return threadIdx.x / 2; }
   __device__ static int channel() { return threadIdx.x % 2 * 4; }
 
-  __device__ MatrixSlice(const MatrixWeight<T>& weight, int k0, int outputs) {
-    next = weight.data + min(k0 + output(), outputs - 1) * weight.stride_k + channel();
+  __device__ MatrixSlice(const MatrixWeight<T>& weight, int k0, int outputs) : data(weight.data) {
+    next = min(k0 + output(), outputs - 1) * static_cast<int>(weight.stride_k) + channel();
   }
 
   __device__ Vector4<T> load() {
-    const Vector4<T> values = load4(next);
+    const Vector4<T> values = load4(data + next);
     next += Traits::kChannels;
     return values;
   }
@@ -222,13 +223,13 @@ __global__ void __launch_bounds__(WideTraits::kThreads, WideTraits::kMinBlocks) 
     affine[c] = {affine_relu.scale[c], affine_relu.shift[c]};
   __syncthreads();
 
-  // 16 threads, 8 of them in a warp, go along what goes along memory in the end
+  // 16 threads, 8 of them in a warp, go along what goes along memory in the end: pixels with kRows, else outputs
   const int along = (thread % 8 + thread / 32 % 2 * 8) * 4, across = (thread / 8 % 4 + thread / 64 * 4) * 4;
-  const int pixel = kInner ? across : along, output = kInner ? along : across;
+  constexpr int kAlong = kInner ? Traits::kSlice : 0, kAcross = Traits::kSlice - kAlong;
 
   InputSlice<T, kAccess> input(tap, tile);
   MatrixSlice<T> matrix(weight, tile.channel, out.channels);
-  float sums[4][4][4];  // [quadrant][output][pixel]
+  float sums[4][4][4];  // [quadrant][along][across]
 #pragma unroll
   for (int q = 0; q < 4; q++)
 #pragma unroll
@@ -248,24 +249,24 @@ __global__ void __launch_bounds__(WideTraits::kThreads, WideTraits::kMinBlocks) 
       pixels = input.load(tap.stride_c);
       row = matrix.load();
     }
-    const float* const in = shared + buffer + pixel;
-    const float* const w = shared + buffer + Traits::kSlice + output;
+    const float* const from = shared + buffer + kAlong + along;
+    const float* const with = shared + buffer + kAcross + across;
 #pragma unroll
     for (int c = 0; c < Traits::kChannels; c++) {
       float v[2][4], u[2][4];
 #pragma unroll
       for (int half = 0; half < 2; half++) {
-        const float4 a = *reinterpret_cast<const float4*>(in + c * Traits::kPitch + half * Traits::kHalf);
-        const float4 b = *reinterpret_cast<const float4*>(w + c * Traits::kPitch + half * Traits::kHalf);
+        const float4 a = *reinterpret_cast<const float4*>(from + c * Traits::kPitch + half * Traits::kHalf);
+        const float4 b = *reinterpret_cast<const float4*>(with + c * Traits::kPitch + half * Traits::kHalf);
         v[half][0] = a.x, v[half][1] = a.y, v[half][2] = a.z, v[half][3] = a.w;
         u[half][0] = b.x, u[half][1] = b.y, u[half][2] = b.z, u[half][3] = b.w;
       }
 #pragma unroll
       for (int q = 0; q < 4; q++)
 #pragma unroll
-        for (int j = 0; j < 4; j++)
+        for (int i = 0; i < 4; i++)
 #pragma unroll
-          for (int i = 0; i < 4; i++) sums[q][j][i] = fmaf(v[q % 2][i], u[q / 2][j], sums[q][j][i]);
+          for (int j = 0; j < 4; j++) sums[q][i][j] = fmaf(v[q / 2][i], u[q % 2][j], sums[q][i][j]);
     }
     if (!more) break;
     buffer ^= 2 * Traits::kSlice;
@@ -281,20 +282,17 @@ __global__ void __launch_bounds__(WideTraits::kThreads, WideTraits::kMinBlocks) 
   for (int q = 0; q < 4; q++) {
     __syncthreads();  // others may still read the last slice, or quadrant
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      float* const to = kInner ? shared + (pixel + i) * Traits::kQuadrantPitch + output
-                               : shared + (output + i) * Traits::kQuadrantPitch + pixel;
-      const float (&s)[4][4] = sums[q];
-      *reinterpret_cast<float4*>(to) =
-          kInner ? float4{s[0][i], s[1][i], s[2][i], s[3][i]} : float4{s[i][0], s[i][1], s[i][2], s[i][3]};
-    }
+    for (int j = 0; j < 4; j++)
+      *reinterpret_cast<float4*>(shared + (across + j) * Traits::kQuadrantPitch + along) = {
+          sums[q][0][j], sums[q][1][j], sums[q][2][j], sums[q][3][j]};
     __syncthreads();
-    const int w0 = column + q % 2 * Traits::kHalfColumns, k0 = place.channel + group + q / 2 * Traits::kHalf;
-    if (place.column + w0 < out.width && k0 < out.channels) {
+    const int half_of_pixels = kInner ? q % 2 : q / 2, half_of_outputs = kInner ? q / 2 : q % 2;
+    const int w0 = column + half_of_pixels * Traits::kHalfColumns, k0 = group + half_of_outputs * Traits::kHalf;
+    if (place.column + w0 < out.width && place.channel + k0 < out.channels) {
       const float* const from =
           kInner ? shared + column * Traits::kQuadrantPitch + group : shared + group * Traits::kQuadrantPitch + column;
-      finish_column<T, kAccess>(epilogue, out, place.n, k0, place.row, place.column + w0, rows, columns[w0],
-                                parameters + group + q / 2 * Traits::kHalf, from);
+      finish_column<T, kAccess>(epilogue, out, place.n, place.channel + k0, place.row, place.column + w0, rows,
+                                columns[w0], parameters + k0, from);
     }
   }
 }
