@@ -1,5 +1,7 @@
 #include "lateral_add.cuh"
 
+#include <climits>
+
 #include "../ops.h"
 #include "common/dispatch.cuh"
 #include "lateral_add_wide.cuh"
@@ -15,13 +17,14 @@ Tiling wide_tiling(const TensorView& out) {
 
 // How the wide kernel touches these maps, or kAny where conv1x1_kernel takes them. The wide tile pays where more than
 // half of its outputs exist and each of a GTX 1080 Ti's 28 multiprocessors gets two blocks. It needs whole slices of
-// channels, and vectors, though of x only along channels.
+// channels, weights within the reach of 32 bits, and vectors, though of x only along channels.
 Access wide_access(const TensorView& tap, const TensorView& weight, const TensorView& x, const TensorView& out) {
   using Traits = WideTraits;
-  const int64_t channels = tap.shape[1];
-  const bool pays = out.shape[1] > Traits::kOutputs / 2 && wide_tiling(out).blocks >= 28 * Traits::kMinBlocks;
+  const int64_t channels = tap.shape[1], outputs = out.shape[1];
+  const bool pays = outputs > Traits::kOutputs / 2 && wide_tiling(out).blocks >= 28 * Traits::kMinBlocks;
   const bool slices = channels > 0 && channels % Traits::kChannels == 0 && channels <= Traits::kMaxChannels;
-  if (!pays || !slices || !moves_by_vectors(weight, 1)) return Access::kAny;
+  const bool near = outputs * std::abs(weight.strides[0]) <= INT_MAX;
+  if (!pays || !slices || !near || !moves_by_vectors(weight, 1)) return Access::kAny;
   return access_of({&tap, &out}) == Access::kRows ? Access::kRows : access_of({&tap, &x, &out});
 }
 

@@ -2,17 +2,20 @@
 //
 //   y = epilogue( Σ_c weight[k,c] · relu(scale[c]·tap[n,c,h,w] + shift[c]) )
 //
-// One block of 256 threads makes 4×32 pixels of 128 outputs; a thread 4 pixels × 4 outputs of each quadrant, in all 64
+// One block of 256 threads makes 4×32 pixels of 128 outputs; a thread 4 pixels × 4 outputs of each quadrant, its 64
 // sums in registers, for which it reads 4 vectors of shared memory a channel. Input channels pass through shared memory
 // in slices of 8, double-buffered: while one slice is multiplied the next is on its way from global memory to
 // registers.
 //
-//                  128 pixels: left and right half of the tile, [4 rows][16 columns] each
-//                 ┌──────┬──────┐
-//     128 outputs │ 0    │ 1    │ × 8 channels
-//                 ├──────┼──────┤
-//                 │ 2    │ 3    │ the quadrants, which in the end pass through shared memory one after the other, so
-//                 that └──────┴──────┘ neighbouring threads add, finish and store neighbours in memory
+//             left    right half of 4×32 pixels
+//           ┌───────┬───────┐
+//           │ 64×64 │       │ 64 outputs
+//           ├───────┼───────┤              inputs [8 channels][128 pixels]   weights [8 channels][128 outputs]
+//           │       │       │ 64 outputs
+//           └───────┴───────┘
+//
+// In the end quadrants pass through shared memory one after the other, so that neighbouring threads finish and store
+// neighbours in memory, and few registers hold what resizing x takes.
 //
 // Sums are those of conv1x1_kernel bit by bit: one fused multiply-add for each channel, in their order.
 #pragma once
@@ -24,7 +27,7 @@ namespace swiftnet {
 struct WideTraits {
   static constexpr int kRows = 4, kColumns = 32, kPixels = kRows * kColumns, kOutputs = 128;  // of a block
   static constexpr int kChannels = 8, kMaxChannels = 1024;                                    // of a slice; in all
-  static constexpr int kHalf = 64, kHalfColumns = 16;                                         // of a quadrant
+  static constexpr int kHalf = 64, kHalfColumns = 16;  // pixels or outputs of a quadrant; its columns
   static constexpr int kThreads = 256, kMinBlocks = 2;
   static constexpr int kPitch = kPixels + 4;         // + 4: a column of four channels is written without bank conflicts
   static constexpr int kSlice = kChannels * kPitch;  // of inputs, or of weights
@@ -129,15 +132,15 @@ struct FourOutputs {
   }
 };
 
-// Four outputs of the coarser map at one column of the tile, which goes down its rows: a row of x is read and
-// interpolated once for all rows of the tile that it is above or below of.
+// Four outputs of x, resized, at a column of the tile: going down the tile, a row of x is read and interpolated once
+// for all rows of the tile that need it.
 template <class T, Access kAccess, Resize kMode>
 struct ResizedColumn {
   const Map<const T>& x;
   const T *left, *right;  // in row 0
-  int count;
-  bool single;  // each value is one of x: nearest, or a map of the same size
-  float weight;
+  const int count;        // outputs that exist
+  const bool single;      // each value is one of x: nearest, or a map of the same size
+  const float weight;
   int above_row = -1, below_row = -1;
   float above[4], below[4];
 
@@ -147,7 +150,7 @@ struct ResizedColumn {
     right = x.data == nullptr ? nullptr : &x.at(n, k, 0, column.upper);
   }
 
-  __device__ void across(int row, float (&y)[4]) const {
+  __device__ void read(int row, float (&y)[4]) const {
     FourOutputs<T, kAccess>::load(left + row * x.stride_h, x.stride_c, count, y);
     if (single) return;
     float z[4];
@@ -156,46 +159,51 @@ struct ResizedColumn {
     for (int j = 0; j < 4; j++) y[j] = interpolate(y[j], z[j], weight);
   }
 
-  __device__ void at(const ResizeTap& row, float (&y)[4]) {
-    if (row.lower != above_row) {
-      if (row.lower == below_row)
+  // Taps come from the top to the bottom.
+  __device__ void at(const ResizeTap& tap, float (&y)[4]) {
+    if (tap.lower != above_row) {
+      if (!single && tap.lower == below_row)
 #pragma unroll
         for (int j = 0; j < 4; j++) above[j] = below[j];
       else
-        across(row.lower, above);
-      above_row = row.lower;
+        read(tap.lower, above);
+      above_row = tap.lower;
     }
-    if (!single && row.upper != below_row) {
-      across(row.upper, below);
-      below_row = row.upper;
+    if (!single && tap.upper != below_row) {
+      read(tap.upper, below);
+      below_row = tap.upper;
     }
 #pragma unroll
-    for (int j = 0; j < 4; j++) y[j] = single ? above[j] : interpolate(above[j], below[j], row.weight);
+    for (int j = 0; j < 4; j++) y[j] = single ? above[j] : interpolate(above[j], below[j], tap.weight);
   }
 };
 
-// Four outputs of a quadrant's column, down the tile's rows: from the sums of the first pixel on.
+// Makes four outputs of a quadrant's column, from (k, h, w) on, of the sums in shared memory from `sums` on.
 template <class T, Access kAccess, Resize kMode>
 __device__ inline void finish_column(const LateralEpilogue<T, kMode>& epilogue, const Map<T>& out, int n, int k, int h,
-                                     int w, const ResizeTap (&rows)[WideTraits::kRows], const ResizeTap& column,
+                                     int w, const ResizeTap* row_taps, const ResizeTap& column_tap,
                                      const OutputParameters* parameters, const float* sums) {
   using Traits = WideTraits;
-  constexpr int kPitch = Traits::kQuadrantPitch;
-  const int count = min(out.channels - k, 4);
-  ResizedColumn<T, kAccess, kMode> resized(epilogue, n, k, count, column);
+  constexpr bool kInner = kAccess == Access::kChannels;
+  const int count = min(out.channels - k, 4), rows = min(out.height - h, Traits::kRows);
+  ResizedColumn<T, kAccess, kMode> resized(epilogue, n, k, count, column_tap);
   T* to = &out.at(n, k, h, w);
 #pragma unroll 1
-  for (int row = 0; row < min(out.height - h, Traits::kRows); row++) {
-    float up[4], y[4];
-    if (epilogue.x.data != nullptr) resized.at(rows[row], up);
+  for (int row = 0; row < rows; row++) {
+    float up[4] = {}, y[4];
+    if (epilogue.x.data != nullptr) resized.at(row_taps[row], up);
+    if (kInner) {
+      const float4 v = *reinterpret_cast<const float4*>(sums);
+      y[0] = v.x, y[1] = v.y, y[2] = v.z, y[3] = v.w;
+    } else {
 #pragma unroll
-    for (int j = 0; j < 4; j++) {
-      const float sum = kAccess == Access::kChannels ? sums[row * Traits::kHalfColumns * kPitch + j]
-                                                     : sums[row * Traits::kHalfColumns + j * kPitch];
-      y[j] = epilogue.finish(sum, up[j], parameters[j]);
+      for (int j = 0; j < 4; j++) y[j] = sums[j * Traits::kQuadrantPitch];
     }
+#pragma unroll
+    for (int j = 0; j < 4; j++) y[j] = epilogue.finish(y[j], up[j], parameters[j]);
     FourOutputs<T, kAccess>::store(to, out.stride_c, count, y);
     to += out.stride_h;
+    sums += Traits::kHalfColumns * (kInner ? Traits::kQuadrantPitch : 1);
   }
 }
 
@@ -205,18 +213,22 @@ __global__ void __launch_bounds__(WideTraits::kThreads, WideTraits::kMinBlocks) 
     Tiling tiling) {
   using Traits = WideTraits;
   constexpr bool kInner = kAccess == Access::kChannels;
-  __align__(16) __shared__ float shared[Traits::kShared];  // [2][inputs, weights], and then a quadrant
-  __shared__ ResizeTap rows[Traits::kRows], columns[Traits::kColumns];
+  __align__(16) __shared__ float shared[Traits::kShared];  // two slices of inputs and weights; then a quadrant's sums
   __align__(16) __shared__ float2 affine[Traits::kMaxChannels];
   __shared__ OutputParameters parameters[Traits::kOutputs];
+  __shared__ ResizeTap row_taps[Traits::kRows], column_taps[Traits::kColumns];
   __shared__ Tile kept;  // over the loop, which needs all registers
 
   const Tile tile = tiling.tile(blockIdx.x);
   const int thread = threadIdx.x;
-  if (thread == 0) kept = tile;
-  if (thread < Traits::kRows) rows[thread] = resize_tap<kMode>(tile.row + thread, epilogue.x.height, out.height);
-  if (thread < Traits::kColumns) columns[thread] = resize_tap<kMode>(tile.column + thread, epilogue.x.width, out.width);
+  InputSlice<T, kAccess> input(tap, tile);
+  MatrixSlice<T> matrix(weight, tile.channel, out.channels);
+  const Vector4<T> first_pixels = input.load(tap.stride_c), first_row = matrix.load();
 
+  if (thread == 0) kept = tile;
+  if (thread < Traits::kRows) row_taps[thread] = resize_tap<kMode>(tile.row + thread, epilogue.x.height, out.height);
+  if (thread < Traits::kColumns)
+    column_taps[thread] = resize_tap<kMode>(tile.column + thread, epilogue.x.width, out.width);
   if (thread < min(out.channels - tile.channel, Traits::kOutputs))
     parameters[thread] = epilogue.parameters(tile.channel + thread);
   for (int c = thread; c < tap.channels; c += Traits::kThreads)
@@ -227,18 +239,16 @@ __global__ void __launch_bounds__(WideTraits::kThreads, WideTraits::kMinBlocks) 
   const int along = (thread % 8 + thread / 32 % 2 * 8) * 4, across = (thread / 8 % 4 + thread / 64 * 4) * 4;
   constexpr int kAlong = kInner ? Traits::kSlice : 0, kAcross = Traits::kSlice - kAlong;
 
-  InputSlice<T, kAccess> input(tap, tile);
-  MatrixSlice<T> matrix(weight, tile.channel, out.channels);
   float sums[4][4][4];  // [quadrant][along][across]
 #pragma unroll
   for (int q = 0; q < 4; q++)
 #pragma unroll
-    for (int j = 0; j < 4; j++)
+    for (int i = 0; i < 4; i++)
 #pragma unroll
-      for (int i = 0; i < 4; i++) sums[q][j][i] = 0.f;
+      for (int j = 0; j < 4; j++) sums[q][i][j] = 0.f;
 
-  input.store(input.load(tap.stride_c), shared, affine);
-  matrix.store(matrix.load(), shared + Traits::kSlice);
+  input.store(first_pixels, shared, affine);
+  matrix.store(first_row, shared + Traits::kSlice);
   __syncthreads();
 
   int buffer = 0;
@@ -276,7 +286,6 @@ __global__ void __launch_bounds__(WideTraits::kThreads, WideTraits::kMinBlocks) 
   }
 
   const Tile place = kept;
-  // a thread finishes four outputs of a column
   const int group = (kInner ? thread % 16 : thread / 16) * 4, column = kInner ? thread / 16 : thread % 16;
 #pragma unroll
   for (int q = 0; q < 4; q++) {
@@ -286,14 +295,13 @@ __global__ void __launch_bounds__(WideTraits::kThreads, WideTraits::kMinBlocks) 
       *reinterpret_cast<float4*>(shared + (across + j) * Traits::kQuadrantPitch + along) = {
           sums[q][0][j], sums[q][1][j], sums[q][2][j], sums[q][3][j]};
     __syncthreads();
-    const int half_of_pixels = kInner ? q % 2 : q / 2, half_of_outputs = kInner ? q / 2 : q % 2;
-    const int w0 = column + half_of_pixels * Traits::kHalfColumns, k0 = group + half_of_outputs * Traits::kHalf;
-    if (place.column + w0 < out.width && place.channel + k0 < out.channels) {
-      const float* const from =
-          kInner ? shared + column * Traits::kQuadrantPitch + group : shared + group * Traits::kQuadrantPitch + column;
-      finish_column<T, kAccess>(epilogue, out, place.n, place.channel + k0, place.row, place.column + w0, rows,
-                                columns[w0], parameters + k0, from);
-    }
+    const int output = group + (kInner ? q / 2 : q % 2) * Traits::kHalf;  // of the tile
+    const int w = column + (kInner ? q % 2 : q / 2) * Traits::kHalfColumns;
+    if (place.channel + output >= out.channels || place.column + w >= out.width) continue;
+    finish_column<T, kAccess>(
+        epilogue, out, place.n, place.channel + output, place.row, place.column + w, row_taps, column_taps[w],
+        parameters + output,
+        shared + (kInner ? column * Traits::kQuadrantPitch + group : group * Traits::kQuadrantPitch + column));
   }
 }
 
