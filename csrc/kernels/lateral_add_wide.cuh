@@ -229,8 +229,7 @@ __global__ void __launch_bounds__(WideTraits::kThreads, WideTraits::kMinBlocks) 
   if (thread < Traits::kRows) row_taps[thread] = resize_tap<kMode>(tile.row + thread, epilogue.x.height, out.height);
   if (thread < Traits::kColumns)
     column_taps[thread] = resize_tap<kMode>(tile.column + thread, epilogue.x.width, out.width);
-  if (thread < min(out.channels - tile.channel, Traits::kOutputs))
-    parameters[thread] = epilogue.parameters(tile.channel + thread);
+  if (thread < Traits::kOutputs) parameters[thread] = epilogue.parameters(min(tile.channel + thread, out.channels - 1));
   for (int c = thread; c < tap.channels; c += Traits::kThreads)
     affine[c] = {affine_relu.scale[c], affine_relu.shift[c]};
   __syncthreads();
