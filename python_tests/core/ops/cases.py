@@ -122,11 +122,11 @@ class LateralAdd(Case):
     name = "lateral_add"
     variants = ("bilinear", "nearest", "alone", "affine")
     vectors = ("scale", "shift", "bias", "out_scale", "out_shift")
-    # 56 blocks of 4×32 pixels × 128 outputs, at least, with tails of rows, columns and outputs; slices of 8 channels.
-    # The fourth is for channels_last only, by its columns, the second and the last for the other, by their outputs
+    # 56 blocks of 4×32 pixels × 128 outputs, or more, with tails of rows, columns and outputs; all but the last, whose
+    # channels fill no slices of 8, are the wide kernel's: the fourth in channels_last only, the second and fifth in NCHW
     wide_shapes = (
         (14, 24, 68, (3, 18), (5, 36)), (7, 8, 130, (9, 45), (7, 40)), (7, 16, 132, (2, 10), (7, 40)),
-        (14, 8, 68, (5, 33), (5, 33)), (14, 8, 65, (5, 36), (5, 36)),
+        (14, 8, 68, (5, 33), (5, 33)), (14, 8, 65, (5, 36), (5, 36)), (14, 12, 68, (3, 18), (5, 36)),
     )  # fmt: skip
 
     def tensors(self, shape, variant, rand):

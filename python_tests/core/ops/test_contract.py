@@ -153,7 +153,7 @@ def test_an_empty_batch_gives_an_empty_result(case, memory_format, backend, devi
 @cases
 @pytest.mark.parametrize("special", [float("nan"), float("inf"), float("-inf")])
 def test_nan_and_inf_spread_as_in_pytorch(case, special, backend, device):
-    for shape in ((1, 3, 4, (4, 6), (8, 12)),) + case.wide_shapes[:1]:
+    for shape in ((1, 3, 4, (4, 6), (8, 12)),) + case.wide_shapes[:5:4]:
         for variant in case.variants:
             t = case.make(shape, variant, torch.float32, device=device)
             first = t["logits"][0] if "logits" in t else t[maps_of(t)[0]]
@@ -167,6 +167,13 @@ def test_nan_and_inf_spread_as_in_pytorch(case, special, backend, device):
             assert torch.equal(torch.isfinite(y), finite), variant
             assert bool((torch.isfinite(expected).logical_not()).any()) == bool((~torch.isfinite(y)).any())
             torch.testing.assert_close(y[finite], expected[finite], rtol=1e-4, atol=1e-4)
+
+
+def test_a_lateral_of_many_channels(backend, device):
+    """More than the wide kernel keeps the affine of."""
+    tap, weight = torch.ones(56, 1032, 1, 4, device=device), torch.ones(65, 1032, 1, 1, device=device)
+    y = sx.ops.lateral_add(tap, weight, scale=torch.full((1032,), 2.0, device=device))
+    assert y.shape == (56, 65, 1, 4) and bool((y == 2064).all())
 
 
 def test_labels_mark_nan_with_255_and_give_ties_to_the_lower_class(backend, device):
