@@ -14,10 +14,6 @@ struct AffineSource {
   __device__ float operator()(int n, int c, int h, int w) const { return affine_relu(tap.load(n, c, h, w), c); }
 };
 
-struct OutputParameters {
-  float bias, scale, shift;
-};
-
 // y = [relu](out_scale·(sum + bias + up(x)) + out_shift)
 template <class T, Resize kMode>
 struct LateralEpilogue {
@@ -27,17 +23,13 @@ struct LateralEpilogue {
   bool relu_last;
 
   __device__ float operator()(float sum, int n, int k, int h, int w) const {
-    const float up = x.data != nullptr ? resized<kMode>(x, n, k, h, w, height, width) : 0.f;
-    return finish(sum, up, parameters(k));
+    float y = sum + bias[k];
+    if (x.data != nullptr) y += resized<kMode>(x, n, k, h, w, height, width);
+    return finish(y, out_scale[k], out_shift[k]);
   }
 
-  __device__ OutputParameters parameters(int k) const { return {bias[k], out_scale[k], out_shift[k]}; }
-
-  // `up` counts where there is an x.
-  __device__ float finish(float sum, float up, const OutputParameters& of) const {
-    float y = sum + of.bias;
-    if (x.data != nullptr) y += up;
-    if (out_scale.data != nullptr || out_shift.data != nullptr) y = fmaf(y, of.scale, of.shift);
+  __device__ float finish(float y, float scale, float shift) const {
+    if (out_scale.data != nullptr || out_shift.data != nullptr) y = fmaf(y, scale, shift);
     return relu_last ? relu(y) : y;
   }
 

@@ -178,6 +178,10 @@ struct ResizedColumn {
   }
 };
 
+struct OutputParameters {
+  float bias, scale, shift;
+};
+
 // Makes four outputs of a quadrant's column, from (k, h, w) on, of the sums in shared memory from `sums` on.
 template <class T, Access kAccess, Resize kMode>
 __device__ inline void finish_column(const LateralEpilogue<T, kMode>& epilogue, const Map<T>& out, int n, int k, int h,
@@ -190,8 +194,7 @@ __device__ inline void finish_column(const LateralEpilogue<T, kMode>& epilogue, 
   T* to = &out.at(n, k, h, w);
 #pragma unroll 1
   for (int row = 0; row < rows; row++) {
-    float up[4] = {}, y[4];
-    if (epilogue.x.data != nullptr) resized.at(row_taps[row], up);
+    float y[4], up[4];
     if (kInner) {
       const float4 v = *reinterpret_cast<const float4*>(sums);
       y[0] = v.x, y[1] = v.y, y[2] = v.z, y[3] = v.w;
@@ -200,7 +203,14 @@ __device__ inline void finish_column(const LateralEpilogue<T, kMode>& epilogue, 
       for (int j = 0; j < 4; j++) y[j] = sums[j * Traits::kQuadrantPitch];
     }
 #pragma unroll
-    for (int j = 0; j < 4; j++) y[j] = epilogue.finish(y[j], up[j], parameters[j]);
+    for (int j = 0; j < 4; j++) y[j] += parameters[j].bias;
+    if (epilogue.x.data != nullptr) {
+      resized.at(row_taps[row], up);
+#pragma unroll
+      for (int j = 0; j < 4; j++) y[j] += up[j];
+    }
+#pragma unroll
+    for (int j = 0; j < 4; j++) y[j] = epilogue.finish(y[j], parameters[j].scale, parameters[j].shift);
     FourOutputs<T, kAccess>::store(to, out.stride_c, count, y);
     to += out.stride_h;
     sums += Traits::kHalfColumns * (kInner ? Traits::kQuadrantPitch : 1);
@@ -229,7 +239,10 @@ __global__ void __launch_bounds__(WideTraits::kThreads, WideTraits::kMinBlocks) 
   if (thread < Traits::kRows) row_taps[thread] = resize_tap<kMode>(tile.row + thread, epilogue.x.height, out.height);
   if (thread < Traits::kColumns)
     column_taps[thread] = resize_tap<kMode>(tile.column + thread, epilogue.x.width, out.width);
-  if (thread < Traits::kOutputs) parameters[thread] = epilogue.parameters(min(tile.channel + thread, out.channels - 1));
+  if (thread < Traits::kOutputs) {
+    const int k = min(tile.channel + thread, out.channels - 1);
+    parameters[thread] = {epilogue.bias[k], epilogue.out_scale[k], epilogue.out_shift[k]};
+  }
   for (int c = thread; c < tap.channels; c += Traits::kThreads)
     affine[c] = {affine_relu.scale[c], affine_relu.shift[c]};
   __syncthreads();
