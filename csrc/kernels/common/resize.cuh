@@ -35,9 +35,10 @@ __device__ inline ResizeTap resize_tap(int dst, int in, int out) {
   return {nearest, nearest, 0.f};
 }
 
-// Zero weights are multiplied out, not skipped, so that Inf and NaN spread as in PyTorch.
+// Zero weights are multiplied out, not skipped, so that Inf and NaN spread as in PyTorch. The fused multiply-add is said,
+// so that every kernel gets the same bits.
 __device__ inline float interpolate(float lower, float upper, float weight) {
-  return (1.f - weight) * lower + weight * upper;
+  return fmaf(1.f - weight, lower, weight * upper);
 }
 
 // Interpolates `value(h, w)`, defined on a map of in_h × in_w, at pixel (h, w) of one of out_h × out_w.
