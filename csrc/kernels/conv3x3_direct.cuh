@@ -163,10 +163,8 @@ __global__ void __launch_bounds__(256) pack_direct_kernel(Map<const T> weight, i
 constexpr int min_blocks(Access access) { return access == Access::kAny ? 1 : 2; }
 
 template <class T, Access kAccess>
-__global__ void __launch_bounds__(DirectTraits::kThreads,
-                                  min_blocks(kAccess)) conv3x3_direct_kernel(Map<const T> x, const float* packed,
-                                                                             int64_t packed_group,
-                                                                             ConvEpilogue<T> epilogue, Tiling tiling) {
+__global__ void __launch_bounds__(DirectTraits::kThreads, min_blocks(kAccess)) conv3x3_direct_kernel(
+    Map<const T> x, const float* packed, int64_t packed_group, ConvEpilogue<T> epilogue, Tiling tiling) {
   using Traits = DirectTraits;
   __align__(16) __shared__ float inputs[2][Traits::kInputs];
   __align__(16) __shared__ float weights[2][Traits::kWeights];

@@ -14,8 +14,8 @@
 // from global memory to registers. At the end the sums of a tile's 16 points, which are in different threads, meet in
 // shared memory, 8 outputs at a time.
 //
-// A value that is not finite would spread over its whole tile, and large ones may overflow on the way: an output that
-// is not finite is summed again tap by tap, so that NaN and Inf are where the direct kernel has them.
+// An Inf would make NaN on the way (Inf - Inf), and large values may overflow: an output that is not finite is summed
+// again tap by tap, as the direct kernel sums it.
 #pragma once
 #include "common/tiles.cuh"
 #include "conv_epilogue.cuh"

@@ -25,9 +25,16 @@ struct LateralEpilogue {
   __device__ float operator()(float sum, int n, int k, int h, int w) const {
     float y = sum + bias[k];
     if (x.data != nullptr) y += resized<kMode>(x, n, k, h, w, height, width);
-    if (out_scale.data != nullptr || out_shift.data != nullptr) y = fmaf(y, out_scale[k], out_shift[k]);
+    return finish(y, out_scale[k], out_shift[k]);
+  }
+
+  __device__ float finish(float y, float scale, float shift) const {
+    if (out_scale.data != nullptr || out_shift.data != nullptr) y = fmaf(y, scale, shift);
     return relu_last ? relu(y) : y;
   }
+
+  // Whether a resized value is one of x, not a blend of four.
+  __device__ bool single() const { return kMode == Resize::kNearest || (x.height == height && x.width == width); }
 };
 
 }  // namespace swiftnet

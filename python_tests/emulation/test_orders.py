@@ -15,7 +15,7 @@ COMBINATIONS = [pytest.param(c, v, id="{}-{}".format(c.name, v)) for c in CASES 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
 @pytest.mark.parametrize("memory_format", FORMATS)
 def test_the_order_of_threads_changes_no_bit(case, variant, dtype, memory_format, emulation):
-    for shape in SHAPES:
+    for shape in SHAPES + list(case.wide_shapes[:2]):
         t = case.make(shape, variant, dtype, memory_format)
         results = []
         for order, seed in (("forward", 1), ("reverse", 1), ("random", 1), ("random", 2)):

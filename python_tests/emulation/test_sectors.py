@@ -90,6 +90,23 @@ def test_the_direct_kernels_loads_coalesce(memory_format, launches):
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_wide_lateral_reads_its_tap_once_and_a_tile_its_rows_of_the_coarser_map_once(memory_format, launches):
+    """A tile of 4×32 pixels × 128 outputs of a doubled map needs 4 rows, which it reads at two columns a pixel."""
+    tap = torch.randn(2, 16, 32, 128).contiguous(memory_format=memory_format)
+    x = torch.randn(2, 128, 16, 64).contiguous(memory_format=memory_format)
+    weight, blocks = torch.randn(128, 16, 1, 1), 2 * 8 * 4
+    (alone,) = launches(lambda: sx.ops.lateral_add(tap, weight))
+    assert "wide" in alone["kernel"] and alone["blocks"] == blocks
+    assert alone["sectors_read"] == sectors(*tap.shape) + blocks * sectors(*weight.shape)
+    (run,) = launches(lambda: sx.ops.lateral_add(tap, weight, x))
+    assert run["distinct_sectors_read"] == sectors(*tap.shape) + sectors(*weight.shape) + sectors(*x.shape)
+    assert run["sectors_written"] == run["distinct_sectors_written"] == sectors(2, 128, 32, 128)
+    # 16 neighbouring pixels, doubled, lie between 9 columns; in channels_last a column's 128 outputs are 16 sectors
+    columns = 32 * 16 if memory_format == torch.channels_last else 128 * 2 * 2
+    assert run["sectors_read"] - alone["sectors_read"] <= blocks * 4 * 2 * columns
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_winograds_windows_are_read_by_whole_sectors(memory_format, launches):
     """A thread reads its tile's 4×4 window: each input is asked for by four threads, which the L1 cache serves."""
     x = torch.randn(1, 16, 32, 64).contiguous(memory_format=memory_format)

@@ -27,16 +27,29 @@ __device__ inline int nearest_index(int dst, int in, int out) {
   return min(static_cast<int>(floorf(static_cast<float>(dst) * ratio)), in - 1);
 }
 
-// Interpolates `value(h, w)`, defined on a map of in_h × in_w, at pixel (h, w) of one of out_h × out_w. Zero weights
-// are multiplied out, not skipped, so that Inf and NaN spread as in PyTorch.
+// The tap of the mode; that of kNearest is one index, twice.
+template <Resize kMode>
+__device__ inline ResizeTap resize_tap(int dst, int in, int out) {
+  if (kMode == Resize::kBilinear) return bilinear_tap(dst, in, out);
+  const int nearest = nearest_index(dst, in, out);
+  return {nearest, nearest, 0.f};
+}
+
+// Zero weights are multiplied out, not skipped, so that Inf and NaN spread as in PyTorch. The fused multiply-add is
+// said, so that every kernel gets the same bits.
+__device__ inline float interpolate(float lower, float upper, float weight) {
+  return fmaf(1.f - weight, lower, weight * upper);
+}
+
+// Interpolates `value(h, w)`, defined on a map of in_h × in_w, at pixel (h, w) of one of out_h × out_w.
 template <Resize kMode, class Value>
 __device__ inline float resize_at(const Value& value, int in_h, int in_w, int h, int w, int out_h, int out_w) {
   if (in_h == out_h && in_w == out_w) return value(h, w);
   if (kMode == Resize::kNearest) return value(nearest_index(h, in_h, out_h), nearest_index(w, in_w, out_w));
   const ResizeTap v = bilinear_tap(h, in_h, out_h), u = bilinear_tap(w, in_w, out_w);
-  const float upper_row = (1.f - u.weight) * value(v.lower, u.lower) + u.weight * value(v.lower, u.upper);
-  const float lower_row = (1.f - u.weight) * value(v.upper, u.lower) + u.weight * value(v.upper, u.upper);
-  return (1.f - v.weight) * upper_row + v.weight * lower_row;
+  const float upper_row = interpolate(value(v.lower, u.lower), value(v.lower, u.upper), u.weight);
+  const float lower_row = interpolate(value(v.upper, u.lower), value(v.upper, u.upper), u.weight);
+  return interpolate(upper_row, lower_row, v.weight);
 }
 
 // Channel c of image n of `map`, resized to height × width, at (h, w).

@@ -47,6 +47,7 @@ class Case:
     variants = ()  # type: tuple
     vectors = ()  # type: tuple  # arguments that may be absent and may be fp32 beside fp16 maps
     integers = 2  # up to which all sums are exact in fp16, on EXACT_SHAPES
+    wide_shapes = ()  # type: tuple  # beside SHAPES: large enough for a kernel of larger tiles
 
     def tensors(self, shape, variant, rand):
         """Arguments as fp32 tensors, drawn with rand(*shape)."""
@@ -190,6 +191,12 @@ class LateralAdd(Case):
     name = "lateral_add"
     variants = ("bilinear", "nearest", "alone", "affine")
     vectors = ("scale", "shift", "bias", "out_scale", "out_shift")
+    # 56 blocks of 4×32 pixels × 128 outputs, or more, with tails of rows, columns and outputs; all but the last, whose
+    # channels fill no slices of 8, are the wide kernel's: the fourth in channels_last only, the second and fifth in NCHW
+    wide_shapes = (
+        (14, 24, 68, (3, 18), (5, 36)), (7, 8, 130, (9, 45), (7, 40)), (7, 16, 132, (2, 10), (7, 40)),
+        (14, 8, 68, (5, 33), (5, 33)), (14, 8, 65, (5, 36), (5, 36)), (14, 12, 68, (3, 18), (5, 36)),
+    )  # fmt: skip
 
     def tensors(self, shape, variant, rand):
         n, c, k, small, size = shape

@@ -45,6 +45,7 @@ def after_another(x):
 
 
 LAYOUTS = {
+    "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last),
     "permuted": permuted,
     "sliced from a batch": after_another,
     "framed by NaN": lambda x: framed(x, float("nan")),
@@ -59,7 +60,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
 @pytest.mark.parametrize("layout", sorted(LAYOUTS))
 def test_any_strides_give_the_bits_of_contiguous_maps(case, dtype, layout, backend, device):
-    for shape in (SHAPE, VECTORS):
+    for shape in (SHAPE, VECTORS) + case.wide_shapes[:1]:
         for variant in case.variants:
             t = case.make(shape, variant, dtype, device=device)
             y = case.call(changed(t, LAYOUTS[layout]), variant)
@@ -104,11 +105,12 @@ def test_parameters_may_have_the_maps_dtype(case, backend, device):
     """Bias and affine in fp16 beside fp16 maps: the bits of the same values in fp32."""
     if not case.vectors:
         return
-    for variant in case.variants:
-        t = case.make(SHAPE, variant, torch.float16, device=device)
-        halves = {k: v.half() if k in case.vectors else v for k, v in t.items()}
-        floats = {k: v.half().float() if k in case.vectors else v for k, v in t.items()}
-        assert torch.equal(case.call(halves, variant), case.call(floats, variant))
+    for shape in (SHAPE,) + case.wide_shapes[:1]:
+        for variant in case.variants:
+            t = case.make(shape, variant, torch.float16, device=device)
+            halves = {k: v.half() if k in case.vectors else v for k, v in t.items()}
+            floats = {k: v.half().float() if k in case.vectors else v for k, v in t.items()}
+            assert torch.equal(case.call(halves, variant), case.call(floats, variant))
 
 
 @cases
@@ -127,7 +129,7 @@ def test_arguments_are_left_alone_and_the_output_is_new(case, backend, device):
 @cases
 def test_every_element_is_written(case, backend, device):
     """The allocator hands back poisoned memory: an element that is not written would be NaN."""
-    for shape in SHAPES[::4]:
+    for shape in SHAPES[::4] + list(case.wide_shapes[:1]):
         for variant in case.variants:
             t = case.make(shape, variant, torch.float32, device=device)
             first = case.call(t, variant)
@@ -153,19 +155,27 @@ def test_an_empty_batch_gives_an_empty_result(case, memory_format, backend, devi
 @cases
 @pytest.mark.parametrize("special", [float("nan"), float("inf"), float("-inf")])
 def test_nan_and_inf_spread_as_in_pytorch(case, special, backend, device):
-    for variant in case.variants:
-        t = case.make((1, 3, 4, (4, 6), (8, 12)), variant, torch.float32, device=device)
-        first = t["logits"][0] if "logits" in t else t[maps_of(t)[0]]
-        first[0, 1, 2, 3] = special
-        first[0, 0, 1, 1] = special  # the neighbour, of weight 0, of the first pixel
-        y = case.call(t, variant)
-        with sx.use_backend("reference"):
-            expected = case.call(t, variant)
-        assert torch.equal(torch.isnan(y), torch.isnan(expected)), variant
-        finite = torch.isfinite(expected)
-        assert torch.equal(torch.isfinite(y), finite), variant
-        assert bool((torch.isfinite(expected).logical_not()).any()) == bool((~torch.isfinite(y)).any())
-        torch.testing.assert_close(y[finite], expected[finite], rtol=1e-4, atol=1e-4)
+    for shape in ((1, 3, 4, (4, 6), (8, 12)),) + case.wide_shapes[:5:4]:
+        for variant in case.variants:
+            t = case.make(shape, variant, torch.float32, device=device)
+            first = t["logits"][0] if "logits" in t else t[maps_of(t)[0]]
+            first[0, 1, 2, 3] = special
+            first[0, 0, 1, 1] = special  # the neighbour, of weight 0, of the first pixel
+            y = case.call(t, variant)
+            with sx.use_backend("reference"):
+                expected = case.call(t, variant)
+            assert torch.equal(torch.isnan(y), torch.isnan(expected)), variant
+            finite = torch.isfinite(expected)
+            assert torch.equal(torch.isfinite(y), finite), variant
+            assert bool((torch.isfinite(expected).logical_not()).any()) == bool((~torch.isfinite(y)).any())
+            torch.testing.assert_close(y[finite], expected[finite], rtol=1e-4, atol=1e-4)
+
+
+def test_a_lateral_of_many_channels(backend, device):
+    """More than the wide kernel keeps the affine of."""
+    tap, weight = torch.ones(56, 1032, 1, 4, device=device), torch.ones(65, 1032, 1, 1, device=device)
+    y = sx.ops.lateral_add(tap, weight, scale=torch.full((1032,), 2.0, device=device))
+    assert y.shape == (56, 65, 1, 4) and bool((y == 2064).all())
 
 
 def test_labels_mark_nan_with_255_and_give_ties_to_the_lower_class(backend, device):

@@ -98,6 +98,37 @@ def test_lateral_add(backend, device, only_the_last_blocks):
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
+def test_lateral_add_of_a_large_batch(channels_last, backend, device, only_the_last_blocks):
+    """The wide kernel's offsets of images, in both layouts."""
+    channels = 72
+    images = 2**31 // (channels * 4 * 32) + 3
+
+    def batch(height, width, value):
+        shape = (images, height, width, channels) if channels_last else (images, channels, height, width)
+        x = reserved(device, *shape)
+        x = x.permute(0, 3, 1, 2) if channels_last else x
+        x[-1:].copy_(value)
+        return x
+
+    tap, x = random(1, channels, 4, 32).half(), random(1, channels, 2, 16).half()
+    weight = random(channels, channels, 1, 1).half() / 8
+    y = sx.ops.lateral_add(batch(4, 32, tap), weight.to(device), batch(2, 16, x))
+    with sx.use_backend("reference"):
+        expected = sx.ops.lateral_add(tap, weight, x)
+    torch.testing.assert_close(y[-1:].float().cpu(), expected.float(), rtol=2**-10, atol=2**-8)
+
+
+def test_lateral_add_of_weights_far_apart(backend, device, only_the_last_blocks):
+    """2^25 elements from output to output: beyond 2^31 within the weight."""
+    outputs, apart = 72, 2**25
+    weight = reserved(device, outputs * apart).as_strided((outputs, 8, 1, 1), (apart, 1, 1, 1))
+    value, tap = random(outputs, 8, 1, 1).half(), random(56, 8, 4, 32).half().to(device)
+    weight.copy_(value)
+    far, near = sx.ops.lateral_add(tap, weight), sx.ops.lateral_add(tap, value.to(device))
+    assert torch.equal(far[-8:], near[-8:])  # of which both kernels' last blocks make all
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("algorithm", ["direct", "winograd"])
 def test_a_batch_beyond_the_limit(algorithm, channels_last, backend, device, only_the_last_blocks):
     """The images' and channels' offsets, in both layouts."""

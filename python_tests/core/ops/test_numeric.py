@@ -23,7 +23,7 @@ def is_channels_last(y):
 @dtypes
 @formats
 def test_error_is_within_the_derived_bound(case, variant, dtype, memory_format, backend, device):
-    for seed, shape in enumerate(SHAPES):
+    for seed, shape in enumerate(SHAPES + list(case.wide_shapes)):
         t = case.make(shape, variant, dtype, memory_format, device, seed)
         y = case.call(t, variant)
         value, allowed = bound(case, shape, t, variant, dtype)
