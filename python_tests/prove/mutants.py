@@ -210,8 +210,8 @@ MUTANTS: List[Mutant] = [
            numeric("upsample_add_conv3x3", "nearest"), "sanitize"),
     Mutant("the last blended tile is not launched", "upsample_add_conv3x3.cu", "grid(static_cast<unsigned>(tiles.blocks))",
            "grid(static_cast<unsigned>(tiles.blocks > 1 ? tiles.blocks - 1 : 1))", numeric("upsample_add_conv3x3", "nearest")),
-    Mutant("the sum's affine is forgotten", "lateral_add.cuh", "y = fmaf(y, out_scale[k], out_shift[k]);",
-           "y = y * out_scale[k];", numeric("lateral_add", "affine")),
+    Mutant("the sum's affine is forgotten", "lateral_add.cuh", "y = fmaf(y, scale, shift);",
+           "y = y * scale;", numeric("lateral_add", "affine")),
     # the wide lateral
     Mutant("no barrier before the channels' affine is read", "lateral_add_wide.cuh",
            "affine[c] = {affine_relu.scale[c], affine_relu.shift[c]};\n  __syncthreads();",
