@@ -9,8 +9,9 @@ int64_t conv3x3_packed_numel(ConvAlgorithm algorithm, int64_t outputs, int64_t c
   switch (algorithm) {
     case ConvAlgorithm::kDirect: return direct_packed_numel(outputs, channels);
     case ConvAlgorithm::kWinograd: return winograd_packed_numel(outputs, channels);
-    default: throw std::invalid_argument("algorithm: half2 is not there yet");
+    case ConvAlgorithm::kHalf2: return half2_packed_numel(outputs, channels);
   }
+  throw std::invalid_argument("algorithm: expected direct, winograd or half2");
 }
 
 void conv3x3(const TensorView& x, const TensorView& weight, ConvAlgorithm algorithm, const TensorView& packed,
@@ -32,7 +33,7 @@ void conv3x3(const TensorView& x, const TensorView& weight, ConvAlgorithm algori
   switch (algorithm) {
     case ConvAlgorithm::kDirect: return conv3x3_direct(call);
     case ConvAlgorithm::kWinograd: return conv3x3_winograd(call);
-    default: throw std::invalid_argument("algorithm: half2 is not there yet");
+    case ConvAlgorithm::kHalf2: return conv3x3_half2(call);
   }
 }
 

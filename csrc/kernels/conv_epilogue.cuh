@@ -39,6 +39,28 @@ struct ConvEpilogue {
     for (int i = 0; i < 4; i++) y[i] = relu_last ? relu(y[i]) : y[i];
     store4(&out.at(n, k, h, w), y);
   }
+
+  // Four outputs, from k on, of eight pixels of a row, from (h, w) on; sums points to [4][8].
+  template <Access kAccess>
+  __device__ void rectangle(int n, int k, int h, int w, int width, const float (*sums)[8]) const {
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+      if (kAccess == Access::kChannels && k < out.channels && w + i < width)
+        four<kAccess>(n, k, h, w + i, {sums[0][i], sums[1][i], sums[2][i], sums[3][i]});
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      const float (&line)[8] = sums[j];
+      if (kAccess == Access::kChannels || k + j >= out.channels) break;
+      if (kAccess == Access::kRows) {
+        if (w < width) four<kAccess>(n, k + j, h, w, {line[0], line[1], line[2], line[3]});
+        if (w + 4 < width) four<kAccess>(n, k + j, h, w + 4, {line[4], line[5], line[6], line[7]});
+      } else {
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+          if (w + i < width) one(n, k + j, h, w + i, line[i]);
+      }
+    }
+  }
 };
 
 template <class T>

@@ -196,3 +196,11 @@ def test_winograds_3x3_is_at_pascals_limit(dtype, rows):
     assert row["loop_multiply_kinds"] == "FFMA:512" and float(row["loop_multiply_share"]) >= 0.70
     assert int(row["registers"]) <= 128 and row["threads"] == "256" and int(row["blocks"]) >= 2
     assert int(row["loop_vector_loads"]) >= 8 * 4 + 4  # of each channel 4, and the packed weights from global memory
+
+
+@pytest.mark.parametrize("access", ["0", "1", "2"])
+def test_half2s_3x3_is_at_the_tx2s_limit(access):
+    """On sm_62 HFMA2 are 74 % of the loop over slices, the promotion to fp32 included, in a block's 32 K registers."""
+    row = row_of("conv3x3_half2.cu", "conv3x3_half2_kernel<(Access){}>".format(access), "62")
+    assert row["loop_multiply_kinds"] == "HFMA2:1152" and float(row["loop_multiply_share"]) >= 0.74
+    assert int(row["registers_of_block"]) <= 32768 and int(row["blocks"]) >= 2

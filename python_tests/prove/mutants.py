@@ -21,10 +21,9 @@ def numeric(operator: str, variant: str, dtype: str = "float32", memory_format: 
     return f"{test}[emulated-{memory_format}-{dtype}-{operator}-{variant}]"
 
 
-def orders(operator: str, variant: str) -> str:
-    return (
-        f"emulation/test_orders.py::test_the_order_of_threads_changes_no_bit[contiguous-float32-{operator}-{variant}]"
-    )
+def orders(operator: str, variant: str, dtype: str = "float32") -> str:
+    test = "emulation/test_orders.py::test_the_order_of_threads_changes_no_bit"
+    return f"{test}[contiguous-{dtype}-{operator}-{variant}]"
 
 
 def framed(operator: str) -> str:
@@ -103,15 +102,15 @@ MUTANTS: List[Mutant] = [
            "    weight.store(weights[buffer]);\n    __syncthreads();", "    weight.store(weights[buffer]);",
            orders("conv3x3", "direct"), "race"),
     Mutant("one buffer for both slices", "conv3x3_direct.cuh", "    buffer ^= 1;\n", "", orders("conv3x3", "direct"), "race"),
-    Mutant("the row above the image is read", "conv3x3_direct.cuh", "&& needed && h >= 0 &&", "&& needed &&",
+    Mutant("the row above the image is read", "conv3x3_slices.cuh", "&& needed && h >= 0 &&", "&& needed &&",
            framed("conv3x3")),
-    Mutant("the column left of the image is read", "conv3x3_direct.cuh", "h < x.height && w >= 0 &&", "h < x.height &&",
+    Mutant("the column left of the image is read", "conv3x3_slices.cuh", "h < x.height && w >= 0 &&", "h < x.height &&",
            framed("conv3x3")),
-    Mutant("channels past the last are read", "conv3x3_direct.cuh", "inside(x, tile, slot) && c < x.channels",
+    Mutant("channels past the last are read", "conv3x3_slices.cuh", "inside(x, tile, slot) && c < x.channels",
            "inside(x, tile, slot)", framed("conv3x3")),
-    Mutant("a slot past the tile is stored", "conv3x3_direct.cuh",
-           "        if (has(slot))\n          to[item(slot)]", "        to[item(slot)]", orders("conv3x3", "direct"), "race"),
-    Mutant("a vector starts one element early", "conv3x3_direct.cuh", "load4(base + offset[slot])",
+    Mutant("a slot past the tile is stored", "conv3x3_slices.cuh",
+           "if (has(slot)) to[item(slot)] =", "to[item(slot)] =", orders("conv3x3", "direct"), "race"),
+    Mutant("a vector starts one element early", "conv3x3_slices.cuh", "load4(base + opaque(offset[slot]))",
            "load4(base + offset[slot] - 1)", numeric("conv3x3", "direct"), "sanitize"),
     Mutant("rows that start between vectors are taken for whole ones", "common/access.cuh", "t.strides[i] % 4 != 0 ||",
            "false ||",
@@ -123,18 +122,34 @@ MUTANTS: List[Mutant] = [
            "sanitize"),
     Mutant("pixels too far apart for offsets of 32 bits", "common/access.cuh", "> 1 << 25", "> 1 << 27",
            huge("test_conv3x3_of_pixels_far_apart[emulated-direct]")),
-    Mutant("the packed taps are transposed", "conv3x3_direct.cuh", "c, tap / 3, tap % 3) : 0.f;", "c, tap % 3, tap / 3) : 0.f;",
+    Mutant("the packed taps are transposed", "conv3x3_slices.cuh", "c, tap / 3, tap % 3) : 0.f);", "c, tap % 3, tap / 3) : 0.f);",
            numeric("conv3x3", "direct")),
-    Mutant("the packed output tail is not masked", "conv3x3_direct.cuh", "k < outputs && c < weight.channels;",
+    Mutant("the packed output tail is not masked", "conv3x3_slices.cuh", "k < outputs && c < weight.channels;",
            "c < weight.channels;", numeric("conv3x3", "direct"), "sanitize"),
     Mutant("the next group's weights are not found", "conv3x3_direct.cuh", "tile.channel / Traits::kOutputs * packed_group",
            "0 * packed_group", numeric("conv3x3", "direct")),
-    Mutant("the second half of the outputs repeats the first", "conv3x3_direct.cuh", "first + half * 32;", "first;",
-           numeric("conv3x3", "direct")),
+    Mutant("the second half of the outputs repeats the first", "conv3x3_direct.cuh", "first + 32, h, w0",
+           "first, h, w0", numeric("conv3x3", "direct")),
     Mutant("one value of the row is its neighbour", "conv3x3_direct.cuh", "b.z, b.w, line[9]}", "b.z, b.w, line[8]}",
            numeric("conv3x3", "direct")),
     Mutant("the last row of tiles is not masked", "conv3x3_direct.cuh", "  if (h >= x.height) return;\n", "",
            numeric("conv3x3", "direct"), "sanitize"),
+    # half2's 3×3
+    Mutant("no barrier before a slice overwrites the last", "conv3x3_half2.cuh",
+           "    __syncthreads();  // the last slice has been multiplied\n", "", orders("conv3x3", "half2", "float16"), "race"),
+    Mutant("no barrier before a half2 slice is multiplied", "conv3x3_half2.cuh",
+           "    weight.store(weights);\n    __syncthreads();\n", "    weight.store(weights);\n",
+           orders("conv3x3", "half2", "float16"), "race"),
+    Mutant("fp16 sums are not promoted", "conv3x3_half2.cuh", "if (next % Traits::kPromoted == 0 ||", "if (",
+           "core/ops/test_conv3x3_algorithms.py::test_half2_promotes_its_sums[emulated]"),
+    Mutant("the last fp16 sums are lost", "conv3x3_half2.cuh", "== 0 || next >= x.channels) {", "== 0) {",
+           numeric("conv3x3", "half2", "float16")),
+    Mutant("promoted sums are kept", "conv3x3_half2.cuh", "          partial[p][i] = __float2half2_rn(0.f);\n", "",
+           numeric("conv3x3", "half2", "float16")),
+    Mutant("a pair's outputs change places", "conv3x3_half2.cuh", "sums[2 * p][i] += pair.x;", "sums[2 * p][i] += pair.y;",
+           numeric("conv3x3", "half2", "float16")),
+    Mutant("a pixel is not doubled", "conv3x3_half2.cuh", "__halves2half2(v, v)", "__halves2half2(v, __half(0.f))",
+           numeric("conv3x3", "half2", "float16")),
     # Winograd's 3×3
     Mutant("no barrier before a slice is overwritten", "conv3x3_winograd.cuh",
            "    __syncthreads();  // what was there before has been read\n", "", orders("conv3x3", "winograd"), "race"),

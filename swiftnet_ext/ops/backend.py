@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from typing import Any, Optional, Set, Tuple
+from typing import Any, Dict, Optional, Set, Tuple
 
 import torch
 from torch import Tensor
@@ -114,6 +114,18 @@ def kernels_for(op: str, x: Tensor, limit: str = "") -> Optional[Any]:
             _warned.add(message)
             warnings.warn(message + "; plain PyTorch runs instead (this is said once)", RuntimeWarning, stacklevel=2)
     return None
+
+
+_capabilities = {}  # type: Dict[Optional[int], Tuple[int, int]]
+
+
+def capability_of(device: torch.device) -> Tuple[int, int]:
+    """(major, minor) of the GPU whose kernels are chosen; the emulation stands for a GTX 1080 Ti."""
+    if device.type != "cuda":
+        return 6, 1
+    if device.index not in _capabilities:
+        _capabilities[device.index] = torch.cuda.get_device_capability(device)
+    return _capabilities[device.index]
 
 
 def workspace(op: str, floats: int, device: torch.device) -> Tensor:

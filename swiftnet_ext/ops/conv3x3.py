@@ -2,25 +2,29 @@
 
 from typing import Any, Callable, Optional, Tuple
 
+import torch
 from torch import Tensor
 
 from .._native import current_stream
 from . import checks, packed, reference
 from .autocast import cast_for_autocast
-from .backend import kernels_for, workspace
+from .backend import capability_of, kernels_for, workspace
 from .registration import empty_like_layout, in_layout_of, register
 
 NAME, WITH_SUM = "conv3x3", "conv3x3_with_sum"
 ALGORITHMS = ("auto", "direct", "winograd", "half2")
-RULE = "winograd from 8 input channels on, else direct"
+RULE = "half2 for float16 on compute capability 6.2; else winograd from 8 input channels on, else direct"
 
 
-def algorithm_for(channels: int) -> str:
+def algorithm_for(channels: int, dtype: torch.dtype, capability: Tuple[int, int]) -> str:
     """The algorithm that "auto" stands for; RULE says it in words.
 
-    By the instructions counted in the compiled code: Winograd takes 16 multiplies where the direct sum takes 36, but
-    works through whole slices of 8 channels.
+    By the instructions counted in the compiled code (docs/performance.md): Winograd takes 16 multiplies where the direct
+    sum takes 36, but works through whole slices of 8 channels; half2 makes two products at a time where that is as fast
+    as one.
     """
+    if dtype is torch.float16 and capability == (6, 2):
+        return "half2"
     return "winograd" if channels >= 8 else "direct"
 
 
@@ -39,8 +43,9 @@ def conv3x3(
     anew when it changes; changes through `weight.data` are not seen.
 
     Algorithms: "direct" sums over the taps in fp32; "winograd" is F(2×2, 3×3) in fp32, about half the arithmetic and
-    rounding errors several times as large; "half2" sums over the taps in fp16, 16 channels at a time, and these sums in
-    fp32 (for float16 maps only). Plain PyTorch ignores the choice.
+    rounding errors several times as large; "half2", for float16 maps only, sums over the taps in fp16, 16 channels at a
+    time, and these sums in fp32: rounding errors of fp16, and Inf where such a sum exceeds 65504. Plain PyTorch ignores
+    the choice.
 
     Args:
         x: [N, C, H, W]; float32, float16, bfloat16 or float64.
@@ -48,7 +53,7 @@ def conv3x3(
         bias: [K] or None, float32 or of x's dtype.
         residual: [N, K, H, W] or None, of x's dtype; added before the ReLU.
         relu: whether a ReLU ends it.
-        algorithm: "auto" ("winograd" from 8 input channels on, else "direct"), "direct", "winograd" or "half2".
+        algorithm: "auto" (`algorithm_for`), "direct", "winograd" or "half2".
 
     Returns:
         [N, K, H, W] in x's dtype and memory format.
@@ -111,7 +116,7 @@ def _checked(
 def launch_with_packed(op: str, kernels: Any, weight: Tensor, algorithm: str, launch: Callable[..., None]) -> None:
     """Calls launch(algorithm, packed, pack) with the weight packed, or memory to pack it into."""
     if algorithm == "auto":
-        algorithm = algorithm_for(weight.shape[1])
+        algorithm = algorithm_for(weight.shape[1], weight.dtype, capability_of(weight.device))
     weights = packed.find(weight, algorithm)
     if weights is not None:
         return launch(algorithm, weights, False)

@@ -8,12 +8,13 @@ from .._native import current_stream
 from . import checks, reference
 from .autocast import cast_for_autocast
 from .backend import kernels_for
-from .conv3x3 import algorithm_for, conv3x3, launch_with_packed
+from .conv3x3 import conv3x3, launch_with_packed
 from .lateral_add import lateral_add
 from .registration import empty_like_layout, in_layout_of, register
 
 NAME = "conv3x3_head"
-MAX_FUSED = 24  # outputs of the head that the kernel takes
+MIN_CHANNELS = 8  # for which the kernel's slices are made
+MAX_FUSED = 24  # outputs of the head that it takes
 
 
 def conv3x3_head(
@@ -65,7 +66,7 @@ def _run(x: Tensor, weight: Tensor, head_weight: Tensor, bias: Any, head_bias: A
     kernels = kernels_for(NAME, x)
     if kernels is None:
         return in_layout_of(_reference(x, weight, head_weight, bias, head_bias, scale, shift), x)
-    if algorithm_for(x.shape[1]) != "winograd" or head_weight.shape[0] > MAX_FUSED:
+    if x.shape[1] < MIN_CHANNELS or head_weight.shape[0] > MAX_FUSED:
         return lateral_add(conv3x3(x, weight, bias), head_weight, None, head_bias, scale=scale, shift=shift, relu=False)
     y, stream = _fake(x, weight, head_weight), current_stream(x.device)
 

@@ -1,5 +1,6 @@
 // CUDA, or its emulation on a CPU, and the one way to launch a kernel.
 #pragma once
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 
@@ -70,19 +71,28 @@ class DeviceGuard {
 #endif
 
 // The same value, of which the compiler does not know how it came about: it neither multiplies a pointer's steps out
-// nor keeps what it once computed from an index, where registers are scarce.
+// nor keeps what it computed from an index or a stride over a loop, where registers are scarce.
+#ifdef SWIFTNET_EMULATED
+template <class T>
+T opaque(T value) {
+  return value;
+}
+#else
+template <class T>
+__device__ inline T opaque(T value) {
+  static_assert(sizeof(T) == 4, "an index");
+  asm volatile("" : "+r"(value));
+  return value;
+}
 template <class T>
 __device__ inline T* opaque(T* pointer) {
-#ifndef SWIFTNET_EMULATED
   asm volatile("" : "+l"(pointer));
-#endif
   return pointer;
 }
-__device__ inline unsigned opaque(unsigned index) {
-#ifndef SWIFTNET_EMULATED
-  asm volatile("" : "+r"(index));
-#endif
-  return index;
+__device__ inline int64_t opaque(int64_t stride) {
+  asm volatile("" : "+l"(stride));
+  return stride;
 }
+#endif
 
 }  // namespace swiftnet

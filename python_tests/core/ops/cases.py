@@ -3,7 +3,9 @@
 import torch
 
 import swiftnet_ext as sx
+from swiftnet_ext.ops.backend import capability_of
 from swiftnet_ext.ops.conv3x3 import algorithm_for
+from swiftnet_ext.ops.conv3x3_head import MIN_CHANNELS
 
 from . import oracle
 
@@ -68,6 +70,10 @@ class Case:
         """The error from what is rounded to the maps' dtype on the way."""
         return 0.0
 
+    def in_half(self, variant, dtype):
+        """Whether sums are fp16, so that PyTorch's own error is no measure."""
+        return False
+
     def make(self, shape, variant, dtype, memory_format="contiguous", device="cpu", seed=0, rand=None):
         generator = torch.Generator().manual_seed(seed)
         draw = rand or (lambda *size: torch.randn(*size, generator=generator))
@@ -96,30 +102,56 @@ class UpsampleAddConv3x3(Case):
         return sx.ops.upsample_add_conv3x3(mode=variant, **t)
 
     def expected(self, t, variant):
-        return oracle.upsample_add_conv3x3(mode=variant, algorithm=algorithm_for(t["x"].shape[1]), **t)
+        return oracle.upsample_add_conv3x3(mode=variant, algorithm=widest(t["x"].shape[1]), **t)
 
     def terms(self, shape, variant):
-        return products_3x3(shape[1], algorithm_for(shape[1]))
+        return 9 * shape[1]
 
     def stored(self, t, variant, dtype):
         """The convolution's input is written in the maps' dtype."""
         activated, _ = oracle.blend(t["x"], t["skip"], t["scale"], t["shift"], variant)
         error = oracle.UNIT[dtype] * activated + oracle.TINY[dtype]
-        return oracle.conv(error, t["weight"].abs())
+        sums = half2_error(activated, t["weight"]) if self.in_half(variant, dtype) else 0.0
+        return oracle.conv(error, t["weight"].abs()) + sums
+
+    def in_half(self, variant, dtype):
+        return rule(99, dtype) == "half2"
 
 
-def products_3x3(channels, algorithm):
-    return channels if algorithm == "winograd" else 9 * channels
+def rule(channels, dtype):
+    """What "auto" is here: on this GPU, or emulated."""
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    return algorithm_for(channels, dtype, capability_of(device))
+
+
+def widest(channels):
+    """The algorithm that "auto" may be whose magnitudes are largest."""
+    return "winograd" if channels >= MIN_CHANNELS else "direct"
+
+
+def half2_error(x, weight):
+    """Each of up to 144 additions rounds an fp16 sum, or is off by half a subnormal; weights and pixels are fp16 already."""
+    half, additions = torch.float16, 9 * min(16, x.shape[1])
+    relative, absolute = (1 + oracle.UNIT[half]) ** additions - 1, 9 * x.shape[1] * oracle.TINY[half]
+    return relative * oracle.conv(x.abs(), weight.abs()) + absolute
 
 
 class Conv3x3(Case):
+    """The variant half2 is "auto" for fp32 maps."""
+
     name = "conv3x3"
-    variants = ("direct", "direct_residual_relu", "winograd", "winograd_residual_relu")
+    variants = ("direct", "direct_residual_relu", "winograd", "winograd_residual_relu", "half2", "half2_residual_relu")
     vectors = ("bias",)
 
     @staticmethod
     def options(variant):
         return dict(relu="relu" in variant, algorithm=variant.partition("_")[0])
+
+    def in_half(self, variant, dtype):
+        return variant.startswith("half2") and dtype is torch.float16
+
+    def stored(self, t, variant, dtype):
+        return half2_error(t["x"], t["weight"]) if self.in_half(variant, dtype) else 0.0
 
     def tensors(self, shape, variant, rand):
         n, c, k, _, size = shape
@@ -129,13 +161,19 @@ class Conv3x3(Case):
         return t
 
     def call(self, t, variant):
-        return sx.ops.conv3x3(**self.options(variant), **t)
+        options = self.options(variant)
+        if options["algorithm"] == "half2" and t["x"].dtype is not torch.float16:
+            options["algorithm"] = "auto"
+        return sx.ops.conv3x3(**options, **t)
 
     def expected(self, t, variant):
-        return oracle.conv3x3(t["x"], t["weight"], t["bias"], t.get("residual"), **self.options(variant))
+        options = self.options(variant)
+        if options["algorithm"] == "half2":
+            options["algorithm"] = widest(t["x"].shape[1])
+        return oracle.conv3x3(t["x"], t["weight"], t["bias"], t.get("residual"), **options)
 
     def terms(self, shape, variant):
-        return products_3x3(shape[1], self.options(variant)["algorithm"])
+        return shape[1] if variant.startswith("winograd") else 9 * shape[1]
 
 
 class Conv3x3WithSum(Conv3x3):
@@ -173,18 +211,21 @@ class Conv3x3Head(Case):
 
     def expected(self, t, variant):
         given = dict({"scale": None, "shift": None}, **t)
-        return oracle.conv3x3_head(algorithm=algorithm_for(t["x"].shape[1]), **given)
+        return oracle.conv3x3_head(algorithm=widest(t["x"].shape[1]), **given)
 
     def terms(self, shape, variant):
-        return products_3x3(shape[1], algorithm_for(shape[1])) + shape[2]
+        return (shape[1] if shape[1] >= MIN_CHANNELS else 9 * shape[1]) + shape[2]
 
     def stored(self, t, variant, dtype):
         """Where the convolution and its head are two launches, the map between them is in the maps' dtype."""
         y, _ = oracle.linear(t["x"], t["x"].abs(), t["weight"], t["bias"])
-        error = (oracle.UNIT[dtype] * y.abs() + oracle.TINY[dtype]) * oracle.channels(
-            t.get("scale", torch.ones(1)).abs()
-        )
-        return oracle.conv(error, t["head_weight"].abs())
+        error = oracle.UNIT[dtype] * y.abs() + oracle.TINY[dtype]
+        if self.in_half(variant, dtype):
+            error = error + half2_error(t["x"], t["weight"])
+        return oracle.conv(oracle.channels(t.get("scale", torch.ones(1)).abs()) * error, t["head_weight"].abs())
+
+    def in_half(self, variant, dtype):
+        return rule(99, dtype) == "half2"
 
 
 class LateralAdd(Case):

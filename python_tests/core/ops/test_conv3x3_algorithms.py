@@ -1,28 +1,47 @@
 """Which algorithm a 3×3 convolution takes, and that the choice changes roundings only."""
 
+import sys
+
 import pytest
 import torch
 
 import swiftnet_ext as sx
 from swiftnet_ext.ops.conv3x3 import algorithm_for
 
+conv3x3_module = sys.modules["swiftnet_ext.ops.conv3x3"]  # its name is the function's too
+
 pytestmark = pytest.mark.kernels_only
 
 
-def convolve(device, channels, algorithm, value=None):
+def convolve(device, channels, algorithm, dtype=torch.float32):
     generator = torch.Generator().manual_seed(channels)
-    x, weight = (
-        torch.randn(1, channels, 9, 17, generator=generator),
-        torch.randn(5, channels, 3, 3, generator=generator),
-    )
-    x = x if value is None else torch.full_like(x, value)
-    return sx.ops.conv3x3(x.to(device), weight.to(device), algorithm=algorithm)
+    x, weight = (torch.randn(*shape, generator=generator) for shape in ((1, channels, 9, 17), (5, channels, 3, 3)))
+    return sx.ops.conv3x3(x.to(device, dtype), weight.to(device, dtype), algorithm=algorithm)
 
 
-@pytest.mark.parametrize("channels, algorithm", [(7, "direct"), (8, "winograd"), (20, "winograd")])
-def test_auto_follows_the_rule(channels, algorithm, backend, device):
-    assert algorithm_for(channels) == algorithm
-    assert torch.equal(convolve(device, channels, "auto"), convolve(device, channels, algorithm))
+@pytest.mark.parametrize(
+    "channels, dtype, capability, algorithm",
+    [
+        (7, torch.float32, (6, 1), "direct"),
+        (8, torch.float32, (6, 1), "winograd"),
+        (8, torch.float16, (6, 1), "winograd"),
+        (8, torch.float16, (6, 2), "half2"),
+        (3, torch.float16, (6, 2), "half2"),
+        (8, torch.float32, (6, 2), "winograd"),
+        (128, torch.float16, (9, 0), "winograd"),
+    ],
+)
+def test_the_rule(channels, dtype, capability, algorithm):
+    assert algorithm_for(channels, dtype, capability) == algorithm
+
+
+@pytest.mark.parametrize("channels", [7, 8, 20])
+@pytest.mark.parametrize("capability", [(6, 1), (6, 2)])
+def test_auto_follows_the_rule(channels, capability, backend, device, monkeypatch):
+    monkeypatch.setattr(conv3x3_module, "capability_of", lambda device: capability)
+    for dtype in (torch.float32, torch.float16):
+        algorithm = algorithm_for(channels, dtype, capability)
+        assert torch.equal(convolve(device, channels, "auto", dtype), convolve(device, channels, algorithm, dtype))
 
 
 def test_algorithms_round_differently(backend, device):
@@ -30,6 +49,15 @@ def test_algorithms_round_differently(backend, device):
     direct, winograd = convolve(device, 20, "direct"), convolve(device, 20, "winograd")
     assert not torch.equal(direct, winograd)
     torch.testing.assert_close(direct, winograd, rtol=1e-4, atol=1e-4)
+    direct, half2 = (convolve(device, 20, algorithm, torch.float16) for algorithm in ("direct", "half2"))
+    assert not torch.equal(direct, half2)
+    torch.testing.assert_close(direct, half2, rtol=0.02, atol=0.1)
+
+
+def test_half2_promotes_its_sums(backend, device):
+    """fp16 sums alone would stop at 2048, where adding 1 rounds away; of 16 channels they stay below, at 144."""
+    x, weight = (torch.ones(*shape, dtype=torch.float16, device=device) for shape in ((1, 256, 3, 3), (1, 256, 3, 3)))
+    assert sx.ops.conv3x3(x, weight, algorithm="half2")[0, 0, 1, 1] == 9 * 256
 
 
 def test_what_overflows_on_the_way_is_healed(backend, device):
