@@ -46,6 +46,17 @@ def conv(draw, zoom=1):
     return lambda **options: ops.conv3x3(x, weight, bias, relu=True, **options)
 
 
+def with_sum(draw):
+    x, weight, bias, residual = draw(1, 64, 128, 256), draw(64, 64, 3, 3) / 24, draw(64), draw(1, 64, 128, 256)
+    return lambda: ops.conv3x3_with_sum(x, weight, bias, residual=residual)
+
+
+def head(draw):
+    x, weight = draw(1, CHANNELS, 128, 256), draw(CHANNELS, CHANNELS, 3, 3) / 34
+    logits, scale, shift = draw(CLASSES, CHANNELS, 1, 1) / 11, draw(CHANNELS), draw(CHANNELS)
+    return lambda: ops.conv3x3_head(x, weight, logits, scale=scale, shift=shift)
+
+
 ROWS = {
     "upsample_add_conv3x3": blend,
     "spatial_pyramid_pool": pyramid,
@@ -53,6 +64,8 @@ ROWS = {
     "multiscale_mean-labels": lambda draw: multiscale(draw, "argmax"),
     "lateral_add": lateral,
     "conv3x3": conv,
+    "conv3x3_with_sum": with_sum,
+    "conv3x3_head": head,
 }
 
 
@@ -68,7 +81,7 @@ def drawer(device, dtype=torch.float32, memory_format=torch.contiguous_format):
 
 
 def check_close(y, expected):
-    if y.dtype == torch.uint8:
+    if isinstance(y, torch.Tensor) and y.dtype == torch.uint8:
         assert (y == expected).float().mean() > 0.9999  # ties within rounding may fall either way
     else:
         torch.testing.assert_close(y, expected, rtol=1e-3, atol=1e-3)
