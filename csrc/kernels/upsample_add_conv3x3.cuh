@@ -18,13 +18,15 @@ __global__ void __launch_bounds__(UpsampleAddTraits::kThreads) upsample_add_kern
                                                                                    Tiling tiling) {
   using Traits = UpsampleAddTraits;
   const Tile tile = tiling.tile(blockIdx.x);
+#pragma unroll 1
   for (int i = threadIdx.x; i < Traits::kChannels * Traits::kPixels; i += Traits::kThreads) {
     const int pixel = kChannelsInner ? i / Traits::kChannels : i % Traits::kPixels;
     const int c = tile.channel + (kChannelsInner ? i % Traits::kChannels : i / Traits::kPixels);
     const int h = tile.row + pixel / Traits::kColumns, w = tile.column + pixel % Traits::kColumns;
-    if (c >= out.channels || h >= out.height || w >= out.width) continue;
-    const float up = resized<kMode>(x, tile.n, c, h, w, out.height, out.width);
-    out.store(tile.n, c, h, w, affine_relu(up + skip.load(tile.n, c, h, w), c));
+    if (c < out.channels && h < out.height && w < out.width) {
+      const float up = resized<kMode>(x, tile.n, c, h, w, out.height, out.width);
+      out.store(tile.n, c, h, w, affine_relu(up + skip.load(tile.n, c, h, w), c));
+    }
   }
 }
 

@@ -219,9 +219,9 @@ MUTANTS: List[Mutant] = [
            "store4(&sum.at(n, k, h, w), y);", "store4(&sum.at(n, k, h, w), v);",
            numeric("conv3x3_with_sum", "direct_residual")),
     # the block and its lateral
-    Mutant("channels past the last are blended", "upsample_add_conv3x3.cuh", "if (c >= out.channels || h", "if (h",
+    Mutant("channels past the last are blended", "upsample_add_conv3x3.cuh", "if (c < out.channels && h", "if (h",
            numeric("upsample_add_conv3x3", "nearest"), "sanitize"),
-    Mutant("pixels past the last are blended", "upsample_add_conv3x3.cuh", "|| w >= out.width) continue;", ") continue;",
+    Mutant("pixels past the last are blended", "upsample_add_conv3x3.cuh", "&& w < out.width) {", ") {",
            numeric("upsample_add_conv3x3", "nearest"), "sanitize"),
     Mutant("the last blended tile is not launched", "upsample_add_conv3x3.cu", "grid(static_cast<unsigned>(tiles.blocks))",
            "grid(static_cast<unsigned>(tiles.blocks > 1 ? tiles.blocks - 1 : 1))", numeric("upsample_add_conv3x3", "nearest")),
