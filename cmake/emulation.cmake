@@ -37,6 +37,6 @@ string(TOUPPER "SWIFTNET_EMULATION_${SWIFTNET_EMULATION_CHECK}" check_definition
 target_compile_features(_C_emulated PRIVATE cxx_std_17)
 target_compile_definitions(_C_emulated PRIVATE SWIFTNET_EMULATED SWIFTNET_MODULE_NAME=_C_emulated ${check_definition}
                            SWIFTNET_EMULATION_CHECK="${SWIFTNET_EMULATION_CHECK}")
-target_compile_options(_C_emulated PRIVATE -mf16c -O2 -Wall -Wextra)
+target_compile_options(_C_emulated PRIVATE -mf16c -O2 -Wall -Wextra -fno-strict-aliasing)
 target_include_directories(_C_emulated PRIVATE csrc "${CMAKE_BINARY_DIR}/generated")
 target_link_options(_C_emulated PRIVATE ${link_options})

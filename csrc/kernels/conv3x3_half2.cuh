@@ -32,8 +32,9 @@ __global__ void
     __launch_bounds__(Half2Traits::kThreads, kAccess == Access::kAny ? 1 : kHalf2Blocks) conv3x3_half2_kernel(
         Map<const __half> x, const float* packed, int64_t packed_group, ConvEpilogue<__half> epilogue, Tiling tiling) {
   using Traits = Half2Traits;
-  __align__(16) __shared__ __half2 inputs[Traits::kInputs];
-  __align__(16) __shared__ __half weights[Traits::kWeights];
+  __align__(16) __shared__ unsigned input_bits[Traits::kInputs], weight_bits[Traits::kWeights / 2];
+  __half2* const inputs = reinterpret_cast<__half2*>(input_bits);  // shared memory takes no constructors
+  __half* const weights = reinterpret_cast<__half*>(weight_bits);
   __shared__ Tile kept;  // over the loop, which needs all registers
 
   const Tile tile = tiling.tile(blockIdx.x);
