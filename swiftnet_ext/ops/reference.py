@@ -53,7 +53,7 @@ def _precise(operator: Any) -> Any:
         return [to_float(item) for item in value] if isinstance(value, (list, tuple)) else value
 
     @functools.wraps(operator)
-    def wrapped(first: Any, *args: Any, **kwargs: Any) -> Tensor:
+    def wrapped(first: Any, *args: Any, **kwargs: Any) -> Any:
         x = first if isinstance(first, Tensor) else first[0]
         if autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):
