@@ -198,9 +198,9 @@ def test_winograds_3x3_is_at_pascals_limit(dtype, rows):
     assert int(row["loop_vector_loads"]) >= 8 * 4 + 4  # of each channel 4, and the packed weights from global memory
 
 
-@pytest.mark.parametrize("access", ["0", "1", "2"])
+@pytest.mark.parametrize("access", ["0", "1"])
 def test_half2s_3x3_is_at_the_tx2s_limit(access):
-    """On sm_62 HFMA2 are 74 % of the loop over slices, the promotion to fp32 included, in a block's 32 K registers."""
+    """On sm_62, vector access: HFMA2 are 77 % of the loop over slices, the promotion to fp32 included, in 32 K registers."""
     row = row_of("conv3x3_half2.cu", "conv3x3_half2_kernel<(Access){}>".format(access), "62")
-    assert row["loop_multiply_kinds"] == "HFMA2:1152" and float(row["loop_multiply_share"]) >= 0.74
+    assert row["loop_multiply_kinds"] == "HFMA2:1152" and float(row["loop_multiply_share"]) >= 0.77
     assert int(row["registers_of_block"]) <= 32768 and int(row["blocks"]) >= 2

@@ -13,7 +13,10 @@ from .registration import empty_like_layout, in_layout_of, register
 
 NAME, WITH_SUM = "conv3x3", "conv3x3_with_sum"
 ALGORITHMS = ("auto", "direct", "winograd", "half2")
-RULE = "half2 for float16 on compute capability 6.2; else winograd from 8 input channels on, else direct"
+RULE = (
+    "half2 for float16 on compute capability 6.2 where channels come in fours; else winograd from 8 input channels on, "
+    "else direct"
+)
 
 
 def algorithm_for(channels: int, dtype: torch.dtype, capability: Tuple[int, int]) -> str:
@@ -21,9 +24,9 @@ def algorithm_for(channels: int, dtype: torch.dtype, capability: Tuple[int, int]
 
     By the instructions counted in the compiled code (docs/performance.md): Winograd takes 16 multiplies where the direct
     sum takes 36, but works through whole slices of 8 channels; half2 makes two products at a time where that is as fast
-    as one.
+    as one, but loads slowly what does not come in fours.
     """
-    if dtype is torch.float16 and capability == (6, 2):
+    if dtype is torch.float16 and capability == (6, 2) and channels % 4 == 0:
         return "half2"
     return "winograd" if channels >= 8 else "direct"
 

@@ -111,11 +111,11 @@ class UpsampleAddConv3x3(Case):
         """The convolution's input is written in the maps' dtype."""
         activated, _ = oracle.blend(t["x"], t["skip"], t["scale"], t["shift"], variant)
         error = oracle.UNIT[dtype] * activated + oracle.TINY[dtype]
-        sums = half2_error(activated, t["weight"]) if self.in_half(variant, dtype) else 0.0
+        sums = half2_error(activated + error, t["weight"]) if self.in_half(variant, dtype) else 0.0
         return oracle.conv(error, t["weight"].abs()) + sums
 
     def in_half(self, variant, dtype):
-        return rule(99, dtype) == "half2"
+        return rule(4, dtype) == "half2"
 
 
 def rule(channels, dtype):
@@ -133,7 +133,7 @@ def half2_error(x, weight):
     """Each of up to 144 additions rounds an fp16 sum, or is off by half a subnormal; weights and pixels are fp16 already."""
     half, additions = torch.float16, 9 * min(16, x.shape[1])
     relative, absolute = (1 + oracle.UNIT[half]) ** additions - 1, 9 * x.shape[1] * oracle.TINY[half]
-    return relative * oracle.conv(x.abs(), weight.abs()) + absolute
+    return relative * oracle.conv(x.abs(), weight.abs()) + (1 + relative) * absolute
 
 
 class Conv3x3(Case):
@@ -225,7 +225,7 @@ class Conv3x3Head(Case):
         return oracle.conv(oracle.channels(t.get("scale", torch.ones(1)).abs()) * error, t["head_weight"].abs())
 
     def in_half(self, variant, dtype):
-        return rule(99, dtype) == "half2"
+        return rule(4, dtype) == "half2"
 
 
 class LateralAdd(Case):

@@ -275,6 +275,9 @@ def test_the_kernels_refuse_what_would_leave_their_memory(backend):
         module.conv3x3(t, weight, "winograd", packed, True, None, None, False, None, out, 0)
     with pytest.raises(ValueError, match="algorithm: expected"):
         module.conv3x3(t, weight, "auto", packed, True, None, None, False, None, out, 0)
+    pairs = torch.zeros(module.conv3x3_packed_numel("half2", 2, 4))
+    with pytest.raises(ValueError, match="half2 takes float16 maps"):
+        module.conv3x3(t, weight, "half2", pairs, True, None, None, False, None, out, 0)
     skip, activated = torch.zeros(1, 4, 4, 4), torch.zeros(1, 4, 4, 3)
     with pytest.raises(ValueError, match="activated: expected shape"):
         module.upsample_add_conv3x3(
