@@ -2,17 +2,15 @@
 
 import pytest
 import torch
-from core.ops.cases import CASES, DTYPES, FORMATS
+from core.ops.cases import COMBINATIONS, FORMATS
 
 import swiftnet_ext as sx
 
 # several tiles and slices of every kernel, none of them full
 SHAPES = [(2, 9, 17, (5, 17), (9, 33)), (1, 17, 65, (2, 16), (3, 32)), (1, 33, 3, (6, 5), (18, 17))]
-COMBINATIONS = [pytest.param(c, v, id="{}-{}".format(c.name, v)) for c in CASES for v in c.variants]
 
 
-@pytest.mark.parametrize("case, variant", COMBINATIONS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
+@pytest.mark.parametrize("case, variant, dtype", COMBINATIONS)
 @pytest.mark.parametrize("memory_format", FORMATS)
 def test_the_order_of_threads_changes_no_bit(case, variant, dtype, memory_format, emulation):
     for shape in SHAPES + list(case.wide_shapes[:2]):

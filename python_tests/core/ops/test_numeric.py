@@ -6,11 +6,8 @@ import torch
 import swiftnet_ext as sx
 
 from . import oracle
-from .cases import CASES, DTYPES, FORMATS, IDS, SHAPES, bound, to_double
+from .cases import CASES, COMBINATIONS, DTYPES, FORMATS, IDS, SHAPES, bound, to_double
 
-COMBINATIONS = [
-    pytest.param(case, variant, id="{}-{}".format(case.name, variant)) for case in CASES for variant in case.variants
-]
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
 formats = pytest.mark.parametrize("memory_format", FORMATS)
 
@@ -19,8 +16,7 @@ def is_channels_last(y):
     return y.is_contiguous(memory_format=torch.channels_last) and not y.is_contiguous()
 
 
-@pytest.mark.parametrize("case, variant", COMBINATIONS)
-@dtypes
+@pytest.mark.parametrize("case, variant, dtype", COMBINATIONS)
 @formats
 def test_error_is_within_the_derived_bound(case, variant, dtype, memory_format, backend, device):
     for seed, shape in enumerate(SHAPES + list(case.wide_shapes)):
@@ -85,8 +81,7 @@ EXACT_SHAPES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case, variant", [c for c in COMBINATIONS if c.values[0].name in IDS[:1] + IDS[3:]])
-@dtypes
+@pytest.mark.parametrize("case, variant, dtype", [c for c in COMBINATIONS if c.values[0].name in IDS[:1] + IDS[3:]])
 @formats
 def test_exact_arithmetic_has_no_differing_bit(case, variant, dtype, memory_format, backend, device):
     for shape in EXACT_SHAPES:
