@@ -290,7 +290,8 @@ __global__ void product_without_a_lane(const float*, float* out, int) {
 // 256 numbers through shared memory as four matrices [8][8]; out are each lane's two values of each.
 template <int kMatrices, bool kTransposed>
 __global__ void matrices(const float* in, float* out, int) {
-  __align__(16) __shared__ __half values[256];
+  __align__(16) __shared__ unsigned bits[128];  // shared memory takes no constructors
+  __half* const values = reinterpret_cast<__half*>(bits);
   for (int i = threadIdx.x; i < 256; i += kThreads) values[i] = __float2half(in[i]);
   __syncthreads();
   uint32_t registers[kMatrices];

@@ -91,7 +91,7 @@ def test_each_build_finds_what_it_is_made_for(emulation):
 def test_a_right_kernel_raises_no_alarm(name, order, emulation):
     set_order(emulation, order)
     emulation.options.count_sectors = emulation.check == "race"
-    run(emulation, name, torch.arange(16.0 * THREADS), 16 * THREADS)
+    run(emulation, name, torch.arange(18.0 * THREADS), 18 * THREADS)
 
 
 def test_every_probe_is_expected_to_do_something(emulation):
