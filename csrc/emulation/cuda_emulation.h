@@ -40,6 +40,24 @@ void warp_barrier(unsigned mask, const char* file, int line);
 // What lane `source` of the running thread's warp offers; all lanes of the mask must call it.
 uint64_t shuffle(uint64_t value, unsigned mask, unsigned source, const char* file, int line);
 
+// Tensor cores' instructions; all lanes of a warp must call them. D += A·B by the fragments of PTX's m16n8k16: products
+// are exact, and added to D in fp32 in the order of k (the hardware's order and rounding are not specified).
+void multiply_fragments(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], bool bf16, const char* file,
+                        int line);
+// Lane 8·m + i offers row i of the m-th matrix of 8×8 halves; each lane gets two values of each matrix, as ldmatrix
+// does.
+void exchange_matrices(uint32_t* registers, unsigned count, bool transposed, const uint32_t (&row)[4], const char* file,
+                       int line);
+
+// Asynchronous copies of 16 bytes: they are made when the thread waits for their group.
+struct PendingCopy {
+  void* to;
+  const void* from;  // nullptr: zeros
+};
+void start_copy(const PendingCopy& copy);
+void end_group_of_copies();
+bool next_copy(unsigned groups, PendingCopy& copy);
+
 template <class T>
 T shuffle_value(T value, unsigned mask, unsigned source, const char* file, int line) {
   static_assert(sizeof(T) <= 8, "a shuffle moves at most 8 bytes");

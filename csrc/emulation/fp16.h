@@ -1,5 +1,5 @@
-// cuda_fp16.h's types and arithmetic on a CPU. Every operation rounds once, to nearest even, as the hardware's does;
-// subnormals are kept.
+// The types and arithmetic of cuda_fp16.h, and of cuda_bf16.h what kernels need, on a CPU. Every operation rounds once,
+// to nearest even, as the hardware's does; subnormals are kept.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -53,3 +53,20 @@ inline __half2 __hadd2(__half2 a, __half2 b) { return {__hadd(a.x, b.x), __hadd(
 inline __half2 __hsub2(__half2 a, __half2 b) { return {__hsub(a.x, b.x), __hsub(a.y, b.y)}; }
 inline __half2 __hmul2(__half2 a, __half2 b) { return {__hmul(a.x, b.x), __hmul(a.y, b.y)}; }
 inline __half2 __hfma2(__half2 a, __half2 b, __half2 c) { return {__hfma(a.x, b.x, c.x), __hfma(a.y, b.y, c.y)}; }
+
+struct __nv_bfloat16 {
+  uint16_t bits;
+};
+
+inline float __bfloat162float(__nv_bfloat16 v) {
+  const uint32_t bits = static_cast<uint32_t>(v.bits) << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+inline __nv_bfloat16 __float2bfloat16(float v) {
+  uint32_t bits;
+  std::memcpy(&bits, &v, sizeof bits);
+  if (std::isnan(v)) return {0x7fff};
+  return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};  // to nearest even
+}

@@ -2,7 +2,7 @@
 
 #include <stdexcept>
 
-#include "../kernels/common/cuda.cuh"
+#include "../kernels/common/mma.cuh"
 
 namespace swiftnet {
 namespace emulation {
@@ -242,6 +242,107 @@ __global__ void half_arithmetic(const float* in, float* out, int count) {
   if (!isnan(out[i + 2]) && !isinf(in[i]) && (!equal || difference.x != 0.f)) out[i] = NAN;
 }
 
+template <class T>
+T narrow(float v);
+template <>
+__half narrow<__half>(float v) {
+  return __float2half(v);
+}
+template <>
+__nv_bfloat16 narrow<__nv_bfloat16>(float v) {
+  return __float2bfloat16(v);
+}
+
+// Two values as a register holds them.
+template <class T>
+uint32_t packed(float low, float high) {
+  const T values[2] = {narrow<T>(low), narrow<T>(high)};
+  uint32_t bits;
+  memcpy(&bits, values, sizeof bits);
+  return bits;
+}
+
+// For each warp A [16][16], B [16][8] and D [16][8] in, D + A·B out, by the documented places of a lane's values.
+template <class T>
+__global__ void product(const float* in, float* out, int) {
+  const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+  const float *A = in + warp * 512, *B = A + 256, *D = B + 128;
+  uint32_t a[4], b[2];
+  float d[4];
+  for (int i = 0; i < 4; i++) {
+    const float* const at = A + (g + i % 2 * 8) * 16 + 2 * t + i / 2 * 8;
+    a[i] = packed<T>(at[0], at[1]);
+    d[i] = D[(g + i / 2 * 8) * 8 + 2 * t + i % 2];
+  }
+  for (int i = 0; i < 2; i++) b[i] = packed<T>(B[(2 * t + i * 8) * 8 + g], B[(2 * t + 1 + i * 8) * 8 + g]);
+  mma_16x8x16<T>(d, a, b);
+  for (int i = 0; i < 4; i++) out[warp * 128 + (g + i / 2 * 8) * 8 + 2 * t + i % 2] = d[i];
+}
+
+__global__ void product_without_a_lane(const float*, float* out, int) {
+  if (threadIdx.x == 40) return;
+  uint32_t a[4] = {}, b[2] = {};
+  float d[4] = {};
+  mma_16x8x16<__half>(d, a, b);
+  out[threadIdx.x] = d[0];
+}
+
+// 256 numbers through shared memory as four matrices [8][8]; out are each lane's two values of each.
+template <int kMatrices, bool kTransposed>
+__global__ void matrices(const float* in, float* out, int) {
+  __align__(16) __shared__ unsigned bits[128];  // shared memory takes no constructors
+  __half* const values = reinterpret_cast<__half*>(bits);
+  for (int i = threadIdx.x; i < 256; i += kThreads) values[i] = __float2half(in[i]);
+  __syncthreads();
+  uint32_t registers[kMatrices];
+  load_matrices<kMatrices, kTransposed>(registers, values + threadIdx.x % (8 * kMatrices) * 8);
+  for (int m = 0; m < kMatrices; m++) {
+    __half two[2];
+    memcpy(two, &registers[m], sizeof two);
+    out[(threadIdx.x * kMatrices + m) * 2] = __half2float(two[0]);
+    out[(threadIdx.x * kMatrices + m) * 2 + 1] = __half2float(two[1]);
+  }
+}
+
+// Each thread's four values by its own copy, of which every third writes zeros, and its neighbour's.
+template <bool kWait, bool kBarrier>
+__global__ void copies(const float* in, float* out, int) {
+  __align__(16) __shared__ float values[4 * kThreads];
+  const int t = threadIdx.x;
+  copy_async(values + 4 * t, in + 4 * t, t % 3 > 0);
+  commit_copies();
+  if (kWait) wait_for_copies<0>();
+  if (kBarrier) __syncthreads();
+  for (int i = 0; i < 4; i++) out[4 * t + i] = values[(4 * t + i + 4) % (4 * kThreads)];
+}
+
+// Two groups, the first of which has been waited for when its own values are read: NaN where kGroups is too many.
+template <int kGroups>
+__global__ void groups(const float* in, float* out, int) {
+  __align__(16) __shared__ float values[2][4 * kThreads];
+  const int t = threadIdx.x;
+  for (int i = 0; i < 2; i++) {
+    copy_async(values[i] + 4 * t, in + 4 * t, true);
+    commit_copies();
+  }
+  wait_for_copies<kGroups>();
+  for (int i = 0; i < 4; i++) out[4 * t + i] = values[0][4 * t + i];
+  wait_for_copies<0>();
+}
+
+// The next copies start while others may still read the last.
+__global__ void copies_over_what_is_read(const float* in, float* out, int) {
+  __align__(16) __shared__ float values[4 * kThreads];
+  const int t = threadIdx.x;
+  for (int round = 0; round < 2; round++) {
+    copy_async(values + 4 * t, in + 4 * t, true);
+    commit_copies();
+    wait_for_copies<0>();
+    __syncthreads();
+    out[t] = values[(4 * t + 4) % (4 * kThreads)];
+  }
+}
+
 struct Probe {
   const char* name;
   void (*kernel)(const float*, float*, int);
@@ -281,6 +382,19 @@ const Probe kProbes[] = {
     SWIFTNET_PROBE(misaligned_vector, 1),
     SWIFTNET_PROBE(overflowing_index, 1),
     SWIFTNET_PROBE(half_arithmetic, kMany),
+    {"product_half", product<__half>, 1},
+    {"product_bfloat16", product<__nv_bfloat16>, 1},
+    SWIFTNET_PROBE(product_without_a_lane, 1),
+    {"matrices_4", matrices<4, false>, 1},
+    {"matrices_4_transposed", matrices<4, true>, 1},
+    {"matrices_2", matrices<2, false>, 1},
+    {"matrices_2_transposed", matrices<2, true>, 1},
+    {"copies", copies<true, true>, 1},
+    {"copies_without_barrier", copies<true, false>, 1},
+    {"copies_not_awaited", copies<false, true>, 1},
+    {"groups_awaited", groups<1>, 1},
+    {"groups_not_awaited", groups<2>, 1},
+    SWIFTNET_PROBE(copies_over_what_is_read, 1),
     {"strided_1", strided<1>, kMany},
     {"strided_2", strided<2>, kMany},
     {"strided_8", strided<8>, kMany},

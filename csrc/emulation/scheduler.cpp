@@ -55,9 +55,15 @@ constexpr size_t kStackBytes = 256 * 1024;  // its frames have room between the 
 constexpr size_t kStackBytes = 64 * 1024;
 #endif
 constexpr size_t kMaxThreads = 1024, kWarp = 32, kMaxRecords = 1000;
+constexpr unsigned kWords = 6;      // that a lane offers at an exchange at most
 constexpr unsigned kPoison = 0xff;  // all bits set is a NaN in fp32 and fp16
 
 enum class State { kReady, kAtBarrier, kAtShuffle, kAtWarpBarrier, kDone };
+
+struct Copy {
+  PendingCopy copy;
+  unsigned group;
+};
 
 struct Fiber {
   uint3 thread;
@@ -65,9 +71,13 @@ struct Fiber {
   State state;
   const char* file;  // and line of what it waits at
   int line;
-  unsigned mask;    // of the lanes it waits for
-  unsigned source;  // the lane whose value it wants
-  uint64_t value;   // what it offers
+  unsigned mask;              // of the lanes it waits for
+  unsigned source;            // the lane whose value it wants
+  uint64_t value;             // what it offers
+  uint32_t words[2][kWords];  // likewise at an exchange, of which two may be under way
+  unsigned turn;              // of the two
+  std::deque<Copy> copies;    // that are pending, oldest first
+  unsigned group;             // of the copies to come
 };
 
 struct Warp {
@@ -173,6 +183,31 @@ class Scheduler {
 
   uint64_t offered(unsigned lane) const { return fibers_[running_index() / kWarp * kWarp + lane].value; }
 
+  // Offers words to the warp, and returns the fiber of its lane 0 and the turn in whose words the lanes' are. They stay
+  // until the exchange after the next, which no lane reaches before all have come to the next.
+  std::pair<const Fiber*, unsigned> exchange(const uint32_t* words, unsigned count, const char* file, int line) {
+    Fiber& fiber = *running_;
+    const size_t first = running_index() / kWarp * kWarp;
+    if (first + kWarp > count_) fail("a warp-wide instruction needs 32 lanes", at(file, line));
+    fiber.turn ^= 1;
+    const unsigned turn = fiber.turn;
+    std::copy(words, words + count, fiber.words[turn]);
+    wait(State::kAtShuffle, file, line, 0xffffffffu, lane());
+    return {&fibers_[first], turn};
+  }
+
+  void start_copy(const PendingCopy& copy) { running_->copies.push_back({copy, running_->group}); }
+  void commit_copies() { running_->group++; }
+
+  // Takes the oldest copy, unless it is of the last `groups` that were committed, or of none yet.
+  bool next_copy(unsigned groups, PendingCopy& copy) {
+    Fiber& fiber = *running_;
+    if (fiber.copies.empty() || fiber.copies.front().group + groups >= fiber.group) return false;
+    copy = fiber.copies.front().copy;
+    fiber.copies.pop_front();
+    return true;
+  }
+
   unsigned lane() const { return running_index() % kWarp; }
   uint3 thread() const { return running_->thread; }
   uint3 block_index() const { return block_index_; }
@@ -198,6 +233,8 @@ class Scheduler {
       const unsigned t = static_cast<unsigned>(i);
       fibers_[i].thread = {t % block_.x, t / block_.x % block_.y, t / (block_.x * block_.y)};
       fibers_[i].state = State::kReady;
+      fibers_[i].turn = fibers_[i].group = 0;
+      fibers_[i].copies.clear();
       // the switch pops six registers and returns into entry(), with the alignment that the ABI asks for after a call
       void** top = reinterpret_cast<void**>(stacks_ + (i + 1) * kStackBytes - 64);
       *top = reinterpret_cast<void*>(&Scheduler::entry);
@@ -313,6 +350,13 @@ class Scheduler {
     return text;
   }
 
+  static Fiber at(const char* file, int line) {
+    Fiber fiber{};
+    fiber.file = file;
+    fiber.line = line;
+    return fiber;
+  }
+
   static std::string place(const Fiber& fiber) {
     const std::string path = fiber.file;
     return path.substr(path.rfind('/') + 1) + ":" + std::to_string(fiber.line);
@@ -355,6 +399,7 @@ void Scheduler::entry() {
   __sanitizer_finish_switch_fiber(nullptr, &s.host_stack_, &s.host_stack_bytes_);
 #endif
   s.call_(s.body_);
+  if (!s.running_->copies.empty()) s.report("a thread ends with asynchronous copies that it has not waited for");
   s.wait(State::kDone, "", 0);
 }
 
@@ -400,6 +445,61 @@ uint64_t shuffle(uint64_t value, unsigned mask, unsigned source, const char* fil
   scheduler().wait(State::kAtShuffle, file, line, mask, source, value);
   return received;
 }
+
+namespace {
+
+float value_of(uint32_t word, unsigned k, bool bf16) {
+  const uint16_t bits = static_cast<uint16_t>(word >> (k % 2 * 16));
+  if (bf16) {
+    const uint32_t wide = static_cast<uint32_t>(bits) << 16;
+    float value;
+    std::memcpy(&value, &wide, sizeof value);
+    return value;
+  }
+  __half value;
+  std::memcpy(&value, &bits, sizeof value);
+  return __half2float(value);
+}
+
+}  // namespace
+
+void multiply_fragments(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], bool bf16, const char* file,
+                        int line) {
+  const uint32_t words[kWords] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+  const auto lanes = scheduler().exchange(words, kWords, file, line);
+  const unsigned lane = scheduler().lane();
+  for (unsigned i = 0; i < 4; i++) {
+    const unsigned row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+    for (unsigned k = 0; k < 16; k++) {
+      const Fiber &of_a = lanes.first[row % 8 * 4 + k % 8 / 2], &of_b = lanes.first[column * 4 + k % 8 / 2];
+      const float x = value_of(of_a.words[lanes.second][row / 8 + k / 8 * 2], k, bf16);
+      const float y = value_of(of_b.words[lanes.second][4 + k / 8], k, bf16);
+      d[i] = std::fmaf(x, y, d[i]);
+    }
+  }
+}
+
+void exchange_matrices(uint32_t* registers, unsigned count, bool transposed, const uint32_t (&row)[4], const char* file,
+                       int line) {
+  const auto lanes = scheduler().exchange(row, 4, file, line);
+  const unsigned lane = scheduler().lane();
+  for (unsigned m = 0; m < count; m++) {
+    const Fiber* const rows = lanes.first + 8 * m;
+    if (!transposed) {
+      registers[m] = rows[lane / 4].words[lanes.second][lane % 4];
+      continue;
+    }
+    registers[m] = 0;
+    for (unsigned half = 0; half < 2; half++) {
+      const unsigned column = lane / 4, word = rows[lane % 4 * 2 + half].words[lanes.second][column / 2];
+      registers[m] |= (word >> (column % 2 * 16) & 0xffffu) << (16 * half);
+    }
+  }
+}
+
+void start_copy(const PendingCopy& copy) { scheduler().start_copy(copy); }
+void end_group_of_copies() { scheduler().commit_copies(); }
+bool next_copy(unsigned groups, PendingCopy& copy) { return scheduler().next_copy(groups, copy); }
 
 }  // namespace emulation
 }  // namespace swiftnet

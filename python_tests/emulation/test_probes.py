@@ -19,6 +19,8 @@ FOUND_BY_EVERY_BUILD = {
     "mask_of_exited_lane": r"a mask names a lane that has exited, at probes.cu:\d+",
     "lane_outside_its_mask": r"a lane is not in its own mask, at probes.cu:\d+",
     "source_outside_the_mask": r"a shuffle reads lane 16, which its mask does not name, at probes.cu:\d+",
+    "product_without_a_lane": r"a mask names a lane that has exited, at probes.cu:\d+",
+    "copies_not_awaited": r"a thread ends with asynchronous copies that it has not waited for",
     "different_shuffles": r"different shuffles or warp barriers, also line \d+, at probes.cu:\d+",
 }
 FOUND_BY = {
@@ -30,6 +32,8 @@ FOUND_BY = {
         "uninitialised": r"uninitialised shared memory is read at probes.cu:\d+, thread 63",
         "lanes_without_barrier": r"race: (read and write|write and read) at probes.cu",
         "lanes_with_shuffle": r"race: (read and write|write and read) at probes.cu",
+        "copies_without_barrier": r"race: (read and write|write and read) at (probes.cu|mma.cuh)",
+        "copies_over_what_is_read": r"race: (read and write|write and read) at (probes.cu|mma.cuh)",
         "blocks_write_one_element": r"race between blocks: two writes at probes.cu",
         "blocks_read_each_other": r"race between blocks: read and write at probes.cu",
         "blocks_overwrite_what_was_read": r"race between blocks: write and read at probes.cu",
@@ -44,7 +48,8 @@ FOUND_BY = {
 }
 CLEAN = [
     "neighbour", "lanes_with_barrier", "lanes_read_again", "bytes", "sums", "half_warp", "ballots", "half_arithmetic",
-    "strided_1", "strided_2", "strided_8",
+    "strided_1", "strided_2", "strided_8", "product_half", "product_bfloat16", "matrices_4", "matrices_4_transposed",
+    "matrices_2", "matrices_2_transposed", "copies", "groups_awaited", "groups_not_awaited",
 ]  # fmt: skip
 CRASHES = ["misaligned_vector"]
 ORDERS = ("forward", "reverse", "random")
@@ -76,7 +81,7 @@ def test_each_build_finds_what_it_is_made_for(emulation):
     for order in ORDERS if emulation.check == "race" else ORDERS[:1]:
         set_order(emulation, order)
         for name, finding in FOUND_BY.get(emulation.check, {}).items():
-            size = THREADS if "past" in name else 2 * THREADS
+            size = THREADS if "past" in name else (4 if "copies" in name else 2) * THREADS
             with pytest.raises(RuntimeError, match=finding):
                 run(emulation, name, torch.arange(float(size)), size)
 
@@ -86,7 +91,7 @@ def test_each_build_finds_what_it_is_made_for(emulation):
 def test_a_right_kernel_raises_no_alarm(name, order, emulation):
     set_order(emulation, order)
     emulation.options.count_sectors = emulation.check == "race"
-    run(emulation, name, torch.arange(3.0 * THREADS))
+    run(emulation, name, torch.arange(18.0 * THREADS), 18 * THREADS)
 
 
 def test_every_probe_is_expected_to_do_something(emulation):
@@ -129,6 +134,62 @@ def test_ballots_count_the_lanes_of_their_mask(emulation):
             assert bool((y[warp, :, 0] == len(votes) * 100 + (votes[0] + 1 if votes else 0)).all())
             assert bool((y[warp, :16, 1] == sum(2**i for i in votes if i < 16)).all())
             assert bool((y[warp, 16:, 1] == 0).all())
+
+
+def product(emulation, dtype, a, b, d):
+    """Two warps' D + A·B."""
+    name = {torch.float16: "product_half", torch.bfloat16: "product_bfloat16"}[dtype]
+    values = torch.cat([torch.cat([x[i].flatten() for x in (a, b, d)]) for i in range(2)])
+    return run(emulation, name, values, 256).view(2, 16, 8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_tensor_cores_multiply_matrices(dtype, emulation):
+    """Whole numbers exactly, whatever the order of the sum; others within its roundings."""
+    generator = torch.Generator().manual_seed(0)
+    a, b, d = (torch.randint(-8, 9, s, generator=generator).float() for s in ((2, 16, 16), (2, 16, 8), (2, 16, 8)))
+    assert torch.equal(product(emulation, dtype, a, b, d), d + a @ b)
+    a, b, d = (torch.randn(s, generator=generator) for s in ((2, 16, 16), (2, 16, 8), (2, 16, 8)))
+    exact = d.double() + a.to(dtype).double() @ b.to(dtype).double()
+    terms = d.double().abs() + a.to(dtype).double().abs() @ b.to(dtype).double().abs()
+    assert bool(((product(emulation, dtype, a, b, d).double() - exact).abs() <= 16 * 2.0**-24 * terms).all())
+
+
+def test_bfloat16_rounds_as_pytorch(emulation):
+    """A times the identity: what the conversions make of A."""
+    values = torch.tensor(
+        [1.0, 1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, 3.4e38, -3.4e38, 1e-40, 0.1, -0.1, float("inf")]
+    )
+    a, b = torch.zeros(2, 16, 16), torch.zeros(2, 16, 8)
+    for i, value in enumerate(values):
+        a[:, i, i % 8] = value
+    b[:, :8] = torch.eye(8)
+    assert torch.equal(
+        torch.nan_to_num(product(emulation, torch.bfloat16, a, b, torch.zeros(2, 16, 8)), nan=7.0),
+        torch.nan_to_num((a.bfloat16().float() @ b), nan=7.0),
+    )
+
+
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_matrices_come_as_ldmatrix_brings_them(count, transposed, emulation):
+    x = torch.arange(256.0)
+    name = "matrices_{}{}".format(count, "_transposed" if transposed else "")
+    y = run(emulation, name, x, 2 * count * THREADS).view(2, 32, count, 2)
+    tiles = x.view(4, 8, 8)[:count]
+    for lane in range(32):
+        g, t = lane // 4, lane % 4
+        expected = tiles[:, 2 * t : 2 * t + 2, g] if transposed else tiles[:, g, 2 * t : 2 * t + 2]
+        assert torch.equal(y[0, lane], expected) and torch.equal(y[1, lane], expected)
+
+
+def test_copies_are_made_once_they_are_awaited(emulation):
+    x = torch.arange(4.0 * THREADS)
+    expected = x.clone().view(THREADS, 4)
+    expected[::3] = 0
+    assert torch.equal(run(emulation, "copies", x).view(THREADS, 4), expected.roll(-1, 0))
+    assert torch.equal(run(emulation, "groups_awaited", x), x)
+    assert bool(torch.isnan(run(emulation, "groups_not_awaited", x)).all())
 
 
 def to_half(exact):
