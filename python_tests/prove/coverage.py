@@ -38,9 +38,19 @@ def _reports() -> List[dict]:
 
 
 def _device_functions(path: Path) -> Set[int]:
-    """The lines on which the definition of a device function begins."""
-    lines = path.read_text().splitlines()
-    return {i + 1 for i, line in enumerate(lines) if DEVICE.search(line) and not re.match("#|//|.*;$", line)}
+    """The lines on which the definition of a device function begins, but for what the emulation has twins of."""
+    found: Set[int] = set()
+    branches: List[str] = []  # the conditions around a line
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if line.startswith("#if"):
+            branches.append(line)
+        elif line.startswith("#else") and branches:
+            branches[-1] = {"#ifdef SWIFTNET_EMULATED": "#ifndef SWIFTNET_EMULATED"}.get(branches[-1], branches[-1])
+        elif line.startswith("#endif") and branches:
+            branches.pop()
+        elif DEVICE.search(line) and not re.match("#|//|.*;$", line) and "#ifndef SWIFTNET_EMULATED" not in branches:
+            found.add(number)
+    return found
 
 
 def measure() -> Coverage:

@@ -66,5 +66,7 @@ def test_device_functions_are_found(tmp_path):
         "template <class T>\n__device__ inline T defined(T v) {\n  return v;\n}\n"
         "__global__ void kernel() {}\n"
         "#define __device__\n"
+        "#ifdef SWIFTNET_EMULATED\n__device__ int twin() {\n#else\n#if A\n__device__ int real() {\n#endif\n#endif\n"
+        "__device__ int last() {\n"
     )
-    assert coverage._device_functions(source) == {5, 8}
+    assert coverage._device_functions(source) == {5, 8, 11, 17}
