@@ -7,7 +7,8 @@
 //   B: b[0] rows 2t and 2t+1, column g;  b[1] 8 rows further
 //   D: d[0], d[1] row g, columns 2t and 2t+1;  d[2], d[3] row g+8
 //
-// Needs CUDA 11 and sm_75, for bfloat16 and for copies that are asynchronous sm_80. Below, the functions compile and trap.
+// Needs CUDA 11 and sm_75, for bfloat16 and for copies that are asynchronous sm_80. Below, the functions compile and
+// trap.
 #pragma once
 #include <cstdint>
 #include <type_traits>
