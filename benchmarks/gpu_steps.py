@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 for folder in (ROOT, ROOT / "python_tests", ROOT / "benchmarks"):
     sys.path.insert(0, str(folder))
 
-from core.ops.cases import CASES, DTYPES, FORMATS, bound  # noqa: E402
+from core.ops.cases import COMBINATIONS, DTYPES, FORMATS, bound  # noqa: E402
 
 import swiftnet_ext as sx  # noqa: E402
 from benchmarks.gpu import StepFailed, run  # noqa: E402
@@ -43,9 +43,9 @@ def load_device(name: str):
 
 def combinations() -> Iterator[Tuple]:
     """(case, variant, dtype, memory format, name) of every operator."""
-    for case in CASES:
-        for variant, dtype, memory_format in itertools.product(case.variants, DTYPES, FORMATS):
-            yield case, variant, dtype, memory_format, f"{case.name} {variant} {str(dtype)[6:]} {memory_format}"
+    for combination, memory_format in itertools.product(COMBINATIONS, FORMATS):
+        case, variant, dtype = combination.values
+        yield case, variant, dtype, memory_format, f"{case.name} {variant} {str(dtype)[6:]} {memory_format}"
 
 
 def call(device, case, t, variant: str) -> torch.Tensor:

@@ -32,7 +32,7 @@ if(SWIFTNET_EMULATION_CHECK STREQUAL "sanitize")  # which switches stacks must t
   set_source_files_properties(csrc/emulation/scheduler.cpp PROPERTIES COMPILE_OPTIONS -fsanitize=address)
 endif()
 pybind11_add_module(_C_emulated MODULE NO_EXTRAS csrc/bindings.cpp csrc/emulation/bindings.cpp csrc/emulation/scheduler.cpp
-                    ${check_sources} ${device_sources})
+                    csrc/emulation/tensor_cores.cpp ${check_sources} ${device_sources})
 string(TOUPPER "SWIFTNET_EMULATION_${SWIFTNET_EMULATION_CHECK}" check_definition)
 target_compile_features(_C_emulated PRIVATE cxx_std_17)
 target_compile_definitions(_C_emulated PRIVATE SWIFTNET_EMULATED SWIFTNET_MODULE_NAME=_C_emulated ${check_definition}

@@ -40,6 +40,13 @@ void warp_barrier(unsigned mask, const char* file, int line);
 // What lane `source` of the running thread's warp offers; all lanes of the mask must call it.
 uint64_t shuffle(uint64_t value, unsigned mask, unsigned source, const char* file, int line);
 
+// What all lanes of the running thread's warp offer; all 32 must call it.
+constexpr unsigned kExchangedWords = 6;
+struct WarpWords {
+  uint32_t words[32][kExchangedWords];
+};
+WarpWords exchange(const uint32_t (&words)[kExchangedWords], const char* file, int line);
+
 // Tensor cores' instructions; all lanes of a warp must call them. D += A·B by the fragments of PTX's m16n8k16: products
 // are exact, and added to D in fp32 in the order of k (the hardware's order and rounding are not specified).
 void multiply_fragments(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], bool bf16, const char* file,

@@ -346,7 +346,7 @@ __global__ void copies_over_what_is_read(const float* in, float* out, int) {
 struct Probe {
   const char* name;
   void (*kernel)(const float*, float*, int);
-  int blocks;
+  int blocks, threads = kThreads;
 };
 #define SWIFTNET_PROBE(name, blocks) {#name, name, blocks}
 constexpr int kMany = 0;  // as many blocks as there are elements for
@@ -385,6 +385,7 @@ const Probe kProbes[] = {
     {"product_half", product<__half>, 1},
     {"product_bfloat16", product<__nv_bfloat16>, 1},
     SWIFTNET_PROBE(product_without_a_lane, 1),
+    {"product_of_half_a_warp", product<__half>, 1, 48},
     {"matrices_4", matrices<4, false>, 1},
     {"matrices_4_transposed", matrices<4, true>, 1},
     {"matrices_2", matrices<2, false>, 1},
@@ -413,7 +414,7 @@ void run_probe(const std::string& name, const float* in, float* out, int count) 
     if (name != probe.name) continue;
     const int blocks = probe.blocks == kMany ? (count + kThreads - 1) / kThreads : probe.blocks;
     const auto kernel = probe.kernel;
-    launch(probe.name, dim3(blocks), dim3(kThreads), kThreads * sizeof(float), [&] { kernel(in, out, count); });
+    launch(probe.name, dim3(blocks), dim3(probe.threads), kThreads * sizeof(float), [&] { kernel(in, out, count); });
     return;
   }
   throw std::invalid_argument("probe: there is none of the name '" + name + "'");

@@ -55,7 +55,6 @@ constexpr size_t kStackBytes = 256 * 1024;  // its frames have room between the 
 constexpr size_t kStackBytes = 64 * 1024;
 #endif
 constexpr size_t kMaxThreads = 1024, kWarp = 32, kMaxRecords = 1000;
-constexpr unsigned kWords = 6;      // that a lane offers at an exchange at most
 constexpr unsigned kPoison = 0xff;  // all bits set is a NaN in fp32 and fp16
 
 enum class State { kReady, kAtBarrier, kAtShuffle, kAtWarpBarrier, kDone };
@@ -74,7 +73,7 @@ struct Fiber {
   unsigned mask;              // of the lanes it waits for
   unsigned source;            // the lane whose value it wants
   uint64_t value;             // what it offers
-  uint32_t words[2][kWords];  // likewise at an exchange, of which two may be under way
+  uint32_t words[2][kExchangedWords];  // likewise at an exchange, of which two may be under way
   unsigned turn;              // of the two
   std::deque<Copy> copies;    // that are pending, oldest first
   unsigned group;             // of the copies to come
@@ -183,17 +182,22 @@ class Scheduler {
 
   uint64_t offered(unsigned lane) const { return fibers_[running_index() / kWarp * kWarp + lane].value; }
 
-  // Offers words to the warp, and returns the fiber of its lane 0 and the turn in whose words the lanes' are. They stay
-  // until the exchange after the next, which no lane reaches before all have come to the next.
-  std::pair<const Fiber*, unsigned> exchange(const uint32_t* words, unsigned count, const char* file, int line) {
+  // What each lane of the running thread's warp offers. A lane's words stay until the exchange after the next, which it
+  // does not reach before all lanes have come to the next.
+  WarpWords exchange(const uint32_t (&words)[kExchangedWords], const char* file, int line) {
     Fiber& fiber = *running_;
-    const size_t first = running_index() / kWarp * kWarp;
-    if (first + kWarp > count_) fail("a warp-wide instruction needs 32 lanes", at(file, line));
     fiber.turn ^= 1;
-    const unsigned turn = fiber.turn;
-    std::copy(words, words + count, fiber.words[turn]);
+    std::copy(words, words + kExchangedWords, fiber.words[fiber.turn]);
+    const size_t first = running_index() / kWarp * kWarp;
+    if (first + kWarp > count_)
+      report("an instruction of a whole warp is called by " + std::to_string(count_ - first) + " lanes");
     wait(State::kAtShuffle, file, line, 0xffffffffu, lane());
-    return {&fibers_[first], turn};
+    WarpWords all;
+    for (size_t i = 0; i < kWarp; i++) {
+      const Fiber& other = fibers_[first + i];
+      std::copy(other.words[fiber.turn], other.words[fiber.turn] + kExchangedWords, all.words[i]);
+    }
+    return all;
   }
 
   void start_copy(const PendingCopy& copy) { running_->copies.push_back({copy, running_->group}); }
@@ -350,13 +354,6 @@ class Scheduler {
     return text;
   }
 
-  static Fiber at(const char* file, int line) {
-    Fiber fiber{};
-    fiber.file = file;
-    fiber.line = line;
-    return fiber;
-  }
-
   static std::string place(const Fiber& fiber) {
     const std::string path = fiber.file;
     return path.substr(path.rfind('/') + 1) + ":" + std::to_string(fiber.line);
@@ -446,55 +443,8 @@ uint64_t shuffle(uint64_t value, unsigned mask, unsigned source, const char* fil
   return received;
 }
 
-namespace {
-
-float value_of(uint32_t word, unsigned k, bool bf16) {
-  const uint16_t bits = static_cast<uint16_t>(word >> (k % 2 * 16));
-  if (bf16) {
-    const uint32_t wide = static_cast<uint32_t>(bits) << 16;
-    float value;
-    std::memcpy(&value, &wide, sizeof value);
-    return value;
-  }
-  __half value;
-  std::memcpy(&value, &bits, sizeof value);
-  return __half2float(value);
-}
-
-}  // namespace
-
-void multiply_fragments(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], bool bf16, const char* file,
-                        int line) {
-  const uint32_t words[kWords] = {a[0], a[1], a[2], a[3], b[0], b[1]};
-  const auto lanes = scheduler().exchange(words, kWords, file, line);
-  const unsigned lane = scheduler().lane();
-  for (unsigned i = 0; i < 4; i++) {
-    const unsigned row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-    for (unsigned k = 0; k < 16; k++) {
-      const Fiber &of_a = lanes.first[row % 8 * 4 + k % 8 / 2], &of_b = lanes.first[column * 4 + k % 8 / 2];
-      const float x = value_of(of_a.words[lanes.second][row / 8 + k / 8 * 2], k, bf16);
-      const float y = value_of(of_b.words[lanes.second][4 + k / 8], k, bf16);
-      d[i] = std::fmaf(x, y, d[i]);
-    }
-  }
-}
-
-void exchange_matrices(uint32_t* registers, unsigned count, bool transposed, const uint32_t (&row)[4], const char* file,
-                       int line) {
-  const auto lanes = scheduler().exchange(row, 4, file, line);
-  const unsigned lane = scheduler().lane();
-  for (unsigned m = 0; m < count; m++) {
-    const Fiber* const rows = lanes.first + 8 * m;
-    if (!transposed) {
-      registers[m] = rows[lane / 4].words[lanes.second][lane % 4];
-      continue;
-    }
-    registers[m] = 0;
-    for (unsigned half = 0; half < 2; half++) {
-      const unsigned column = lane / 4, word = rows[lane % 4 * 2 + half].words[lanes.second][column / 2];
-      registers[m] |= (word >> (column % 2 * 16) & 0xffffu) << (16 * half);
-    }
-  }
+WarpWords exchange(const uint32_t (&words)[kExchangedWords], const char* file, int line) {
+  return scheduler().exchange(words, file, line);
 }
 
 void start_copy(const PendingCopy& copy) { scheduler().start_copy(copy); }

@@ -9,7 +9,6 @@
 // A thread reads a row of 10 values once for three taps: 4 shared loads of pixels and 6 of weights for 192 multiplies.
 #pragma once
 #include "conv3x3_slices.cuh"
-#include "conv_epilogue.cuh"
 
 namespace swiftnet {
 
@@ -40,7 +39,7 @@ __global__ void __launch_bounds__(DirectTraits::kThreads, min_blocks(kAccess)) c
 
   HaloSlice<Traits, T, kAccess> halo(x, tile);
   WeightSlice<Traits> weight(packed + tile.channel / Traits::kOutputs * packed_group);
-  float sums[8][Traits::kPixels];  // [output][pixel]
+  float sums[8][8];  // [output][pixel]
 #pragma unroll
   for (int k = 0; k < 8; k++)
 #pragma unroll
@@ -85,14 +84,7 @@ __global__ void __launch_bounds__(DirectTraits::kThreads, min_blocks(kAccess)) c
     __syncthreads();
   }
 
-  const Tile place = kept;
-  const int again = static_cast<int>(opaque(threadIdx.x));  // no register over the loop
-  const int first = place.channel + again % Traits::kOutputThreads * 4;
-  const int h = place.row + again / 32;
-  const int w0 = place.column + again % 32 / Traits::kOutputThreads * Traits::kPixels;
-  if (h >= x.height) return;
-  epilogue.template rectangle<kAccess>(place.n, first, h, w0, x.width, sums);
-  epilogue.template rectangle<kAccess>(place.n, first + 32, h, w0, x.width, sums + 4);
+  finish_tile<kAccess, 4, 32>(epilogue, kept, x.height, x.width, sums);
 }
 
 }  // namespace swiftnet

@@ -6,7 +6,6 @@
 // doubled in shared memory, (v, v), so that one fused multiply-add serves a pair of outputs.
 #pragma once
 #include "conv3x3_slices.cuh"
-#include "conv_epilogue.cuh"
 
 namespace swiftnet {
 
@@ -96,14 +95,7 @@ __global__ void
     if (next >= x.channels) break;
   }
 
-  const Tile place = kept;
-  const int again = static_cast<int>(opaque(threadIdx.x));  // no register over the loop
-  const int first = place.channel + again % Traits::kOutputThreads * 8;
-  const int h = place.row + again / 32;
-  const int w0 = place.column + again % 32 / Traits::kOutputThreads * Traits::kPixels;
-  if (h >= x.height) return;
-  epilogue.template rectangle<kAccess>(place.n, first, h, w0, x.width, sums);
-  epilogue.template rectangle<kAccess>(place.n, first + 4, h, w0, x.width, sums + 4);
+  finish_tile<kAccess, 8, 4>(epilogue, kept, x.height, x.width, sums);
 }
 
 }  // namespace swiftnet

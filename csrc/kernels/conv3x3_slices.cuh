@@ -13,7 +13,7 @@
 
 #include "common/access.cuh"
 #include "common/tiles.cuh"
-#include "conv3x3.cuh"
+#include "conv_epilogue.cuh"
 
 namespace swiftnet {
 
@@ -133,6 +133,19 @@ struct WeightSlice {
       if (has(slot)) reinterpret_cast<float4*>(weights)[threadIdx.x + slot * Traits::kThreads] = values[slot];
   }
 };
+
+// Ends the t-th output thread's 8 pixels of a row: of four outputs, from kFirst·t on, and of four kApart further.
+template <Access kAccess, int kFirst, int kApart, class T>
+__device__ inline void finish_tile(const ConvEpilogue<T>& epilogue, const Tile& tile, int height, int width,
+                                   const float (&sums)[8][8]) {
+  const int thread = static_cast<int>(opaque(threadIdx.x));  // no register over the loop before
+  const int k = tile.channel + thread % TapTraits::kOutputThreads * kFirst;
+  const int h = tile.row + thread / 32;
+  const int w = tile.column + thread % 32 / TapTraits::kOutputThreads * TapTraits::kPixels;
+  if (h >= height) return;
+  epilogue.template rectangle<kAccess>(tile.n, k, h, w, width, sums);
+  epilogue.template rectangle<kAccess>(tile.n, k + kApart, h, w, width, sums + 4);
+}
 
 inline int64_t packed_channels(int64_t channels) {
   return ceil_div(channels, TapTraits::kChannels) * TapTraits::kChannels;

@@ -20,6 +20,7 @@ FOUND_BY_EVERY_BUILD = {
     "lane_outside_its_mask": r"a lane is not in its own mask, at probes.cu:\d+",
     "source_outside_the_mask": r"a shuffle reads lane 16, which its mask does not name, at probes.cu:\d+",
     "product_without_a_lane": r"a mask names a lane that has exited, at probes.cu:\d+",
+    "product_of_half_a_warp": r"an instruction of a whole warp is called by 16 lanes",
     "copies_not_awaited": r"a thread ends with asynchronous copies that it has not waited for",
     "different_shuffles": r"different shuffles or warp barriers, also line \d+, at probes.cu:\d+",
 }

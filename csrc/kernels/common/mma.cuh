@@ -7,8 +7,8 @@
 //   B: b[0] rows 2t and 2t+1, column g;  b[1] 8 rows further
 //   D: d[0], d[1] row g, columns 2t and 2t+1;  d[2], d[3] row g+8
 //
-// Needs CUDA 11 and sm_75, for bfloat16 and for copies that are asynchronous sm_80. Below, the functions compile and
-// trap.
+// Needs CUDA 11. Below sm_75, and for bfloat16 below sm_80, products and loads of matrices compile and trap; copies are
+// asynchronous from sm_80 on.
 #pragma once
 #include <cstdint>
 #include <type_traits>
@@ -70,7 +70,6 @@ __device__ inline void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], const 
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #elif __CUDA_ARCH__ >= 750
-  static_assert(std::is_same<T, __half>::value || sizeof(T) == 2, "16 bits");
   if (!std::is_same<T, __half>::value) __trap();
 #pragma unroll
   for (int half = 0; half < 2; half++)  // of the 16 columns of A
@@ -116,7 +115,7 @@ __device__ inline void load_matrices(uint32_t (&registers)[kMatrices], const voi
 }
 
 // Copies 16 bytes, aligned to as many, from global to shared memory, or writes zeros; done once its group has been
-// waited for. On sm_75 it is done at once.
+// waited for. Below sm_80 it is done at once.
 __device__ inline void copy_async(void* shared, const void* global, bool there) {
 #if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
