@@ -21,7 +21,7 @@ namespace {
 
 // Interned names and PyTorch's own objects, looked up once; they live as long as the process.
 struct Torch {
-  PyObject *tensor_type, *float32, *float16, *uint8;
+  PyObject *tensor_type, *float32, *float16, *bfloat16, *uint8;
   PyObject *data_ptr, *dtype, *shape, *stride, *device, *type, *index;
 
   static const Torch& instance() {
@@ -35,6 +35,7 @@ struct Torch {
     tensor_type = torch.attr("Tensor").cast<py::object>().release().ptr();
     float32 = torch.attr("float32").cast<py::object>().release().ptr();
     float16 = torch.attr("float16").cast<py::object>().release().ptr();
+    bfloat16 = torch.attr("bfloat16").cast<py::object>().release().ptr();
     uint8 = torch.attr("uint8").cast<py::object>().release().ptr();
     data_ptr = PyUnicode_InternFromString("data_ptr");
     dtype = PyUnicode_InternFromString("dtype");
@@ -68,8 +69,9 @@ DType dtype_of(PyObject* tensor, const Torch& torch) {
   const py::object dtype = attribute(tensor, torch.dtype);
   if (dtype.ptr() == torch.float32) return DType::kFloat32;
   if (dtype.ptr() == torch.float16) return DType::kFloat16;
+  if (dtype.ptr() == torch.bfloat16) return DType::kBFloat16;
   if (dtype.ptr() == torch.uint8) return DType::kUInt8;
-  throw py::type_error("the kernels take float32, float16 and uint8 tensors, not " + std::string(py::str(dtype)));
+  throw py::type_error("the kernels take float32, float16, bfloat16 and uint8 tensors, not " + std::string(py::str(dtype)));
 }
 
 int device_of(PyObject* tensor, const Torch& torch) {
@@ -138,7 +140,9 @@ swiftnet::ConvAlgorithm conv_algorithm(const std::string& algorithm) {
   if (algorithm == "direct") return swiftnet::ConvAlgorithm::kDirect;
   if (algorithm == "winograd") return swiftnet::ConvAlgorithm::kWinograd;
   if (algorithm == "half2") return swiftnet::ConvAlgorithm::kHalf2;
-  throw py::value_error("algorithm: expected 'direct', 'winograd' or 'half2', got '" + algorithm + "'");
+  if (algorithm == "tensor_cores") return swiftnet::ConvAlgorithm::kTensorCores;
+  throw py::value_error("algorithm: expected 'direct', 'winograd', 'half2' or 'tensor_cores', got '" + algorithm +
+                        "'");
 }
 
 std::vector<std::pair<int, int>> grid_pairs(const std::vector<int>& sizes) {
@@ -172,13 +176,31 @@ void define_operators(py::module_& m) {
         swiftnet::upsample_add_conv3x3(x, skip, weight, chosen, packed, pack, bias, scale, shift, resize, activated,
                                        out, stream_of(stream));
       });
-  m.def("conv3x3_head", [](const TensorView& x, const TensorView& weight, const TensorView& packed, bool pack,
-                           const TensorView& bias, const TensorView& scale, const TensorView& shift,
-                           const TensorView& head_weight, const TensorView& head_bias, const TensorView& out,
-                           uintptr_t stream) {
+  m.def("conv3x3_head", [](const TensorView& x, const TensorView& weight, const std::string& algorithm,
+                           const TensorView& packed, bool pack, const TensorView& bias, const TensorView& scale,
+                           const TensorView& shift, const TensorView& head_weight, const TensorView& head_bias,
+                           const TensorView& out, uintptr_t stream) {
+    const swiftnet::ConvAlgorithm chosen = conv_algorithm(algorithm);
     const py::gil_scoped_release unlocked;
-    swiftnet::conv3x3_head(x, weight, packed, pack, bias, scale, shift, head_weight, head_bias, out, stream_of(stream));
+    swiftnet::conv3x3_head(x, weight, chosen, packed, pack, bias, scale, shift, head_weight, head_bias, out,
+                           stream_of(stream));
   });
+  m.def("upsample_blend",
+        [](const TensorView& tap, const TensorView& lateral_weight, const TensorView& x, const TensorView& weight,
+           const TensorView& packed, bool pack, const TensorView& lateral_bias, const TensorView& scale,
+           const TensorView& shift, const TensorView& out_scale, const TensorView& out_shift, const TensorView& bias,
+           const TensorView& head_weight, const TensorView& head_bias, const TensorView& head_scale,
+           const TensorView& head_shift, const std::string& mode, const TensorView& out, uintptr_t stream) {
+          const swiftnet::Resize resize = resize_mode(mode);
+          const py::gil_scoped_release unlocked;
+          swiftnet::upsample_blend(tap, lateral_weight, x, weight, packed, pack, lateral_bias, scale, shift, out_scale,
+                                   out_shift, bias, head_weight, head_bias, head_scale, head_shift, resize, out,
+                                   stream_of(stream));
+        });
+  m.def("why_not_upsample_blend", &swiftnet::why_not_upsample_blend,
+        "Empty if one launch makes such a block, else why not.");
+  m.def("upsample_blend_pays", &swiftnet::upsample_blend_pays,
+        "Whether a block of threads makes all outputs of such a block.");
   m.def("lateral_add",
         [](const TensorView& tap, const TensorView& weight, const TensorView& x, const TensorView& bias,
            const TensorView& scale, const TensorView& shift, const TensorView& out_scale, const TensorView& out_shift,
@@ -209,6 +231,8 @@ void define_operators(py::module_& m) {
         "Empty if the kernel makes height × width of these maps, else the reason why not.");
   m.def("why_not_on_device", &swiftnet::why_not_on_device,
         "Empty if the kernels run on the CUDA device of this index, else the reason why not.");
+  m.def("kernel_architecture", &swiftnet::kernel_architecture,
+        "The architecture that the kernels which run on the CUDA device of this index were compiled for, e.g. 61.");
 }
 
 #else

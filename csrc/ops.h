@@ -15,7 +15,7 @@ namespace swiftnet {
 
 enum class Resize { kBilinear, kNearest };
 enum class Order { kSoftmaxThenResize, kResizeThenSoftmax };
-enum class ConvAlgorithm { kDirect, kWinograd, kHalf2 };
+enum class ConvAlgorithm { kDirect, kWinograd, kHalf2, kTensorCores };
 
 using Stream = void*;  // a cudaStream_t; ignored by the emulation
 
@@ -26,10 +26,26 @@ void conv3x3(const TensorView& x, const TensorView& weight, ConvAlgorithm algori
              bool pack, const TensorView& bias, const TensorView& residual, bool relu, const TensorView& sum,
              const TensorView& out, Stream stream);
 
-// `packed` is that of ConvAlgorithm::kWinograd; the head has up to 24 outputs.
-void conv3x3_head(const TensorView& x, const TensorView& weight, const TensorView& packed, bool pack,
-                  const TensorView& bias, const TensorView& scale, const TensorView& shift,
+// kWinograd or kTensorCores; the head has up to 24 outputs, above kTensorCores' up to 128.
+void conv3x3_head(const TensorView& x, const TensorView& weight, ConvAlgorithm algorithm, const TensorView& packed,
+                  bool pack, const TensorView& bias, const TensorView& scale, const TensorView& shift,
                   const TensorView& head_weight, const TensorView& head_bias, const TensorView& out, Stream stream);
+
+// The decoder's block in one launch on tensor cores: `packed` is that of kTensorCores. Where there is a head_weight,
+// `out` takes the head's outputs, and head_scale and head_shift are the affine between the two convolutions.
+void upsample_blend(const TensorView& tap, const TensorView& lateral_weight, const TensorView& x,
+                    const TensorView& weight, const TensorView& packed, bool pack, const TensorView& lateral_bias,
+                    const TensorView& scale, const TensorView& shift, const TensorView& out_scale,
+                    const TensorView& out_shift, const TensorView& bias, const TensorView& head_weight,
+                    const TensorView& head_bias, const TensorView& head_scale, const TensorView& head_shift,
+                    Resize mode, const TensorView& out, Stream stream);
+
+// Empty if one launch makes such a block, of this many outputs and, above them, classes (0: no head), else why not.
+std::string why_not_upsample_blend(const TensorView& tap, const TensorView& lateral_weight, const TensorView& x,
+                                   int64_t outputs, int64_t classes);
+
+// Whether a block of threads makes all outputs, so that what the 3×3 reads is made once.
+bool upsample_blend_pays(const TensorView& tap, int64_t outputs);
 
 // `activated`, like `skip`, takes what is convolved: relu(scale·(up(x) + skip) + shift).
 void upsample_add_conv3x3(const TensorView& x, const TensorView& skip, const TensorView& weight,
@@ -56,5 +72,8 @@ std::string why_not_multiscale_mean(const std::vector<TensorView>& logits, int64
 
 // Empty if the compiled kernels run on this CUDA device, else the reason why not.
 std::string why_not_on_device(int device);
+
+// The architecture that the kernels which run on this CUDA device were compiled for, e.g. 61; of PTX, its own.
+int kernel_architecture(int device);
 
 }  // namespace swiftnet

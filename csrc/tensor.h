@@ -4,7 +4,7 @@
 
 namespace swiftnet {
 
-enum class DType { kFloat32, kFloat16, kUInt8 };
+enum class DType { kFloat32, kFloat16, kBFloat16, kUInt8 };
 
 // A strided view of up to four dimensions that owns nothing. An absent optional tensor has data == nullptr, ndim == -1.
 struct TensorView {

@@ -10,8 +10,9 @@ int64_t conv3x3_packed_numel(ConvAlgorithm algorithm, int64_t outputs, int64_t c
     case ConvAlgorithm::kDirect: return direct_packed_numel(outputs, channels);
     case ConvAlgorithm::kWinograd: return winograd_packed_numel(outputs, channels);
     case ConvAlgorithm::kHalf2: return half2_packed_numel(outputs, channels);
+    case ConvAlgorithm::kTensorCores: return mma_packed_numel(outputs, channels);
   }
-  throw std::invalid_argument("algorithm: expected direct, winograd or half2");
+  throw std::invalid_argument("algorithm: expected direct, winograd, half2 or tensor_cores");
 }
 
 void conv3x3(const TensorView& x, const TensorView& weight, ConvAlgorithm algorithm, const TensorView& packed,
@@ -34,6 +35,7 @@ void conv3x3(const TensorView& x, const TensorView& weight, ConvAlgorithm algori
     case ConvAlgorithm::kDirect: return conv3x3_direct(call);
     case ConvAlgorithm::kWinograd: return conv3x3_winograd(call);
     case ConvAlgorithm::kHalf2: return conv3x3_half2(call);
+    case ConvAlgorithm::kTensorCores: return conv3x3_mma(call);
   }
 }
 

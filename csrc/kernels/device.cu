@@ -7,6 +7,8 @@ namespace swiftnet {
 
 std::string why_not_on_device(int) { return "the emulated kernels take CPU tensors"; }
 
+int kernel_architecture(int) { return 61; }
+
 #else
 
 namespace {
@@ -31,6 +33,13 @@ std::string why_not_on_device(int device) {
   } catch (const std::runtime_error& error) {
     return error.what();
   }
+}
+
+int kernel_architecture(int device) {
+  const DeviceGuard guard(device);
+  cudaFuncAttributes attributes;
+  SWIFTNET_CUDA_CHECK(cudaFuncGetAttributes(&attributes, probe_kernel));
+  return attributes.ptxVersion;
 }
 
 #endif

@@ -203,7 +203,7 @@ def test_info_says_what_would_run_and_why():
     assert set(cpu["operators"]) == set(sx.ops.OPERATORS)
     assert all(run["runs"] == "reference" and run["reason"] for op in cpu["operators"].values() for run in op.values())
     assert info["built_for_architectures"] or info["no_kernels_reason"] or info["native_module_reason"]
-    assert info["modules"]["upsampling, 3x3"] == "lateral_add, conv3x3"
+    assert info["modules"]["upsampling, 3x3"] == "upsample_blend"
     assert info["modules"]["upsampling, grouped"].startswith(
         "lateral_add; the rest in plain PyTorch: blend_conv.conv has"
     )

@@ -393,7 +393,7 @@ def test_filter_and_report():
     report = sx.replace_modules(model, filter_fn=lambda path, module: path.startswith("upsample"))
     assert type(model.spp) is Pyramid and len(report.replaced) == 3
     lines = str(report).splitlines()
-    assert len(lines) == 4 and "upsample.2" in lines[3] and "lateral_add, conv3x3" in lines[3]
+    assert len(lines) == 4 and "upsample.2" in lines[3] and "upsample_blend" in lines[3]
     shared = PyramidBlend(4)
     assert len(sx.replace_modules(nn.ModuleList([shared, shared])).replaced) == 1
     own = sx.replace_modules(sx.build_model("swiftnet_mnv2"))

@@ -3,7 +3,7 @@
 A unit is a module with children `norm` (batch norm, may be absent), `relu` and `conv`, in the published code's names.
 """
 
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -152,21 +152,14 @@ def _projected(bottleneck: Any, skip: Tensor) -> Tensor:
 
 def _activated_sum(bottleneck: Any, unit: Any, x: Tensor, skip: Tensor, mode: str) -> Tensor:
     """The input of a unit's convolution in one operator: relu(affine(project(skip) + resize(x)))."""
+    conv = bottleneck.conv
+    return ops.lateral_add(skip, conv.weight, x, conv.bias, relu=True, mode=mode, **_affines(bottleneck, unit))
+
+
+def _affines(bottleneck: Any, unit: Any) -> Dict[str, Optional[Tensor]]:
     scale, shift = affine_of(norm_of(bottleneck))
     out_scale, out_shift = affine_of(norm_of(unit))
-    conv = bottleneck.conv
-    return ops.lateral_add(
-        skip,
-        conv.weight,
-        x,
-        conv.bias,
-        scale=scale,
-        shift=shift,
-        out_scale=out_scale,
-        out_shift=out_shift,
-        relu=True,
-        mode=mode,
-    )
+    return {"scale": scale, "shift": shift, "out_scale": out_scale, "out_shift": out_shift}
 
 
 def upsample_blend(bottleneck: Any, unit: Any, x: Tensor, skip: Tensor, mode: str) -> Tensor:
@@ -176,8 +169,10 @@ def upsample_blend(bottleneck: Any, unit: Any, x: Tensor, skip: Tensor, mode: st
     """
     if bottleneck is not None and can_fuse(1, bottleneck):
         if can_fuse(3, unit):
-            total = _activated_sum(bottleneck, unit, x, skip, mode)
-            return ops.conv3x3(total, unit.conv.weight, unit.conv.bias)
+            lateral, blend = bottleneck.conv, unit.conv
+            return ops.upsample_blend(
+                x, skip, lateral.weight, blend.weight, lateral.bias, blend.bias, mode=mode, **_affines(bottleneck, unit)
+            )
         if _can_activate(unit):
             return unit.conv(_activated_sum(bottleneck, unit, x, skip, mode))
         return unit(unit_1x1(bottleneck, skip, x, mode))
@@ -193,8 +188,7 @@ def blend_operators(bottleneck: Any, unit: Any) -> str:
     """Which operators `upsample_blend` runs in eval mode, and what is plain PyTorch for which reason."""
     misfit_1x1 = "it comes projected" if bottleneck is None else misfit("bottleneck", bottleneck, 1)
     misfit_3x3 = misfit("blend_conv", unit, 3)
-    second = "upsample_add_conv3x3" if misfit_1x1 else "conv3x3"
-    operators = ([] if misfit_1x1 else ["lateral_add"]) + ([] if misfit_3x3 else [second])
+    operators = [["upsample_blend"], ["lateral_add"], ["upsample_add_conv3x3"], []][2 * bool(misfit_1x1) + bool(misfit_3x3)]
     rest = misfit_3x3 or (misfit_1x1 if bottleneck is not None else "")
     return ", ".join(operators or ["no operator"]) + ("; the rest in plain PyTorch: " + rest if rest else "")
 

@@ -7,6 +7,7 @@ from .lateral_add import lateral_add
 from .multiscale_mean import multiscale_mean
 from .spatial_pyramid_pool import spatial_pyramid_pool
 from .upsample_add_conv3x3 import upsample_add_conv3x3
+from .upsample_blend import upsample_blend
 
 OPERATORS = (
     "upsample_add_conv3x3",
@@ -16,6 +17,7 @@ OPERATORS = (
     "conv3x3",
     "conv3x3_with_sum",
     "conv3x3_head",
+    "upsample_blend",
 )
 
 __all__ = list(OPERATORS) + ["BackendError", "current_backend", "use_backend"]

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from typing import Any, Dict, Optional, Set, Tuple
+from typing import Any, Dict, Optional, Sequence, Set, Tuple
 
 import torch
 from torch import Tensor
@@ -74,7 +74,9 @@ def current_backend() -> Tuple[str, bool]:
     return _setting.backend, _setting.strict
 
 
-def resolve(backend: str, device: torch.device, dtype: torch.dtype) -> Tuple[Optional[Any], str]:
+def resolve(
+    backend: str, device: torch.device, dtype: torch.dtype, dtypes: Sequence[torch.dtype] = KERNEL_DTYPES
+) -> Tuple[Optional[Any], str]:
     """(compiled module, "") if a backend's kernels take tensors like these, else (None, reason).
 
     An empty reason means that the reference is what the backend stands for, not a fallback.
@@ -91,18 +93,20 @@ def resolve(backend: str, device: torch.device, dtype: torch.dtype) -> Tuple[Opt
         return None, "the CUDA kernels take CUDA tensors, not {}".format(device.type)
     else:
         module, reason = _native.cuda(device.index or 0)
-    if module is not None and dtype not in KERNEL_DTYPES:
+    if module is not None and dtype not in dtypes:
         return None, "the kernels take float32 and float16, not {}".format(str(dtype).replace("torch.", ""))
     return module, reason
 
 
-def kernels_for(op: str, x: Tensor, limit: str = "") -> Optional[Any]:
+def kernels_for(
+    op: str, x: Tensor, limit: str = "", dtypes: Sequence[torch.dtype] = KERNEL_DTYPES
+) -> Optional[Any]:
     """The compiled module to call for this operator and tensor, or None for the reference.
 
-    `limit` says what the kernel can't do with these arguments, if anything. Falling back warns once for each operator
-    and reason, or raises BackendError in strict mode.
+    `limit` says what the kernel can't do with these arguments, if anything; `dtypes` are those that it takes. Falling
+    back warns once for each operator and reason, or raises BackendError in strict mode.
     """
-    module, reason = resolve(_setting.backend, x.device, x.dtype)
+    module, reason = resolve(_setting.backend, x.device, x.dtype, dtypes)
     if module is not None and not limit:
         return module
     reason = reason or (limit if module is not None else "")
@@ -119,13 +123,45 @@ def kernels_for(op: str, x: Tensor, limit: str = "") -> Optional[Any]:
 _capabilities = {}  # type: Dict[Optional[int], Tuple[int, int]]
 
 
-def capability_of(device: torch.device) -> Tuple[int, int]:
-    """(major, minor) of the GPU whose kernels are chosen; the emulation stands for a GTX 1080 Ti."""
+def capability_of(kernels: Any, device: torch.device) -> Tuple[int, int]:
+    """(major, minor) of the architecture whose code runs on a device; the emulation stands for a GTX 1080 Ti.
+
+    It is below the GPU's own where this runs code for another, e.g. PTX of compute_61.
+    """
     if device.type != "cuda":
         return 6, 1
     if device.index not in _capabilities:
-        _capabilities[device.index] = torch.cuda.get_device_capability(device)
+        _capabilities[device.index] = divmod(kernels.kernel_architecture(device.index), 10)
     return _capabilities[device.index]
+
+
+TENSOR_CORE_DTYPES = (torch.float16, torch.bfloat16)
+
+
+def tensor_cores_take(dtype: torch.dtype, capability: Tuple[int, int]) -> bool:
+    """Whether code for this architecture has the tensor cores' kernels of a dtype."""
+    return (dtype is torch.float16 and capability >= (7, 5)) or (dtype is torch.bfloat16 and capability >= (8, 0))
+
+
+def no_tensor_cores(dtype: torch.dtype, capability: Tuple[int, int]) -> str:
+    """Why code for this architecture does not."""
+    return "tensor cores take {} from compute capability {} on; the kernels here are for {}.{}".format(
+        str(dtype).replace("torch.", ""), "8.0" if dtype is torch.bfloat16 else "7.5", *capability
+    )
+
+
+def fits_tensor_cores(*maps: Optional[Tensor]) -> bool:
+    """Whether these maps, as far as there are any, are such as the tensor cores' kernels take: half precision,
+    channels_last, channels in eights, aligned to 16 bytes."""
+    for m in maps:
+        if m is not None and not (
+            m.dtype in TENSOR_CORE_DTYPES
+            and m.shape[1] % 8 == 0
+            and m.is_contiguous(memory_format=torch.channels_last)
+            and m.data_ptr() % 16 == 0
+        ):
+            return False
+    return True
 
 
 def workspace(op: str, floats: int, device: torch.device) -> Tensor:

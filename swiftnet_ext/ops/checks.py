@@ -144,6 +144,32 @@ def half(op: str, argument: str, value: Tensor, why: str) -> None:
         _fail(TypeError, op, argument, "float16 for " + why, value, "convert it with .half(), or choose another")
 
 
+def tensor_core_maps(op: str, **maps: Optional[Tensor]) -> None:
+    """Maps, as far as there are any, as the tensor cores' kernels take them."""
+    for argument, value in maps.items():
+        if value is None:
+            continue
+        if value.dtype not in (torch.float16, torch.bfloat16):
+            _fail(TypeError, op, argument, "float16 or bfloat16 for tensor cores", value, "convert it with .half()")
+        if value.shape[1] % 8 != 0 or not value.is_contiguous(memory_format=torch.channels_last):
+            expected = "channels_last memory and channels in eights for tensor cores"
+            cure = "pass it as .contiguous(memory_format=torch.channels_last), or choose another algorithm"
+            _fail(ValueError, op, argument, expected, value, cure)
+
+
+def in_eights(op: str, argument: str, value: Tensor) -> None:
+    """A weight whose outputs the tensor cores' kernels can store."""
+    if value.shape[0] % 8 != 0:
+        _fail(ValueError, op, argument, "outputs in eights for tensor cores", value, "choose another algorithm")
+
+
+def only_with(op: str, needed: str, **given: Any) -> None:
+    """Arguments that mean something only with another one, which is absent."""
+    for argument, value in given.items():
+        if value is not None:
+            _fail(ValueError, op, argument, "None without " + needed, value, "pass {} too".format(needed))
+
+
 def flag(op: str, argument: str, value: Any) -> None:
     if not isinstance(value, bool):
         _fail(TypeError, op, argument, "True or False", value, "pass a bool")

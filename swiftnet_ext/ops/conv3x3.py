@@ -8,24 +8,36 @@ from torch import Tensor
 from .._native import current_stream
 from . import checks, packed, reference
 from .autocast import cast_for_autocast
-from .backend import capability_of, kernels_for, workspace
+from .backend import (
+    KERNEL_DTYPES,
+    TENSOR_CORE_DTYPES,
+    capability_of,
+    fits_tensor_cores,
+    kernels_for,
+    no_tensor_cores,
+    tensor_cores_take,
+    workspace,
+)
 from .registration import empty_like_layout, in_layout_of, register
 
 NAME, WITH_SUM = "conv3x3", "conv3x3_with_sum"
-ALGORITHMS = ("auto", "direct", "winograd", "half2")
+ALGORITHMS = ("auto", "direct", "winograd", "half2", "tensor_cores")
 RULE = (
-    "half2 for float16 on compute capability 6.2 where channels come in fours; else winograd from 8 input channels on, "
-    "else direct"
+    "tensor_cores for channels_last maps of float16 from compute capability 7.5 on, and of bfloat16 from 8.0 on, where "
+    "channels come in eights; half2 for float16 on 6.2 where channels come in fours; else winograd from 8 input channels "
+    "on, else direct"
 )
 
 
-def algorithm_for(channels: int, dtype: torch.dtype, capability: Tuple[int, int]) -> str:
-    """The algorithm that "auto" stands for; RULE says it in words.
+def algorithm_for(channels: int, dtype: torch.dtype, capability: Tuple[int, int], fits: bool = False) -> str:
+    """The algorithm that "auto" stands for; RULE says it in words. `fits` is `fits_tensor_cores` of all maps.
 
     By the instructions counted in the compiled code (docs/performance.md): Winograd takes 16 multiplies where the direct
     sum takes 36, but works through whole slices of 8 channels; half2 makes two products at a time where that is as fast
     as one, but loads slowly what does not come in fours.
     """
+    if fits and tensor_cores_take(dtype, capability):
+        return "tensor_cores"
     if dtype is torch.float16 and capability == (6, 2) and channels % 4 == 0:
         return "half2"
     return "winograd" if channels >= 8 else "direct"
@@ -47,8 +59,9 @@ def conv3x3(
 
     Algorithms: "direct" sums over the taps in fp32; "winograd" is F(2×2, 3×3) in fp32, about half the arithmetic and
     rounding errors several times as large; "half2", for float16 maps only, sums over the taps in fp16, 16 channels at a
-    time, and these sums in fp32: rounding errors of fp16, and Inf where such a sum exceeds 65504. Plain PyTorch ignores
-    the choice.
+    time, and these sums in fp32: rounding errors of fp16, and Inf where such a sum exceeds 65504; "tensor_cores", for
+    channels_last maps of float16 and bfloat16 with channels in eights, sums over the taps in fp32. bfloat16 runs on
+    tensor cores only. Plain PyTorch ignores the choice.
 
     Args:
         x: [N, C, H, W]; float32, float16, bfloat16 or float64.
@@ -56,7 +69,7 @@ def conv3x3(
         bias: [K] or None, float32 or of x's dtype.
         residual: [N, K, H, W] or None, of x's dtype; added before the ReLU.
         relu: whether a ReLU ends it.
-        algorithm: "auto" (`algorithm_for`), "direct", "winograd" or "half2".
+        algorithm: "auto" (`algorithm_for`), "direct", "winograd", "half2" or "tensor_cores".
 
     Returns:
         [N, K, H, W] in x's dtype and memory format.
@@ -113,13 +126,30 @@ def _checked(
     checks.choice(op, "algorithm", algorithm, ALGORITHMS)
     if algorithm == "half2":
         checks.half(op, "x", x, 'algorithm="half2"')
+    if algorithm == "tensor_cores":
+        checks.tensor_core_maps(op, x=x, residual=residual)
+        checks.in_eights(op, "weight", weight)
     return x, weight, residual
 
 
+def kernels_and_algorithm(
+    op: str, algorithm: str, weight: Tensor, x: Tensor, residual: Optional[Tensor] = None
+) -> Tuple[Any, str]:
+    """(compiled module, algorithm) for these arguments, or (None, "") for the reference."""
+    fits = weight.shape[0] % 8 == 0 and fits_tensor_cores(x, residual)
+    needs = algorithm == "tensor_cores" or x.dtype is torch.bfloat16
+    kernels = kernels_for(op, x, dtypes=KERNEL_DTYPES + TENSOR_CORE_DTYPES if fits else KERNEL_DTYPES)
+    if kernels is None:
+        return None, ""
+    capability = capability_of(kernels, x.device)
+    # the emulation runs what it is asked for by name
+    if needs and not tensor_cores_take(x.dtype, capability) and not (algorithm == "tensor_cores" and not x.is_cuda):
+        return kernels_for(op, x, no_tensor_cores(x.dtype, capability), TENSOR_CORE_DTYPES), ""
+    return kernels, algorithm_for(weight.shape[1], x.dtype, capability, fits) if algorithm == "auto" else algorithm
+
+
 def launch_with_packed(op: str, kernels: Any, weight: Tensor, algorithm: str, launch: Callable[..., None]) -> None:
-    """Calls launch(algorithm, packed, pack) with the weight packed, or memory to pack it into."""
-    if algorithm == "auto":
-        algorithm = algorithm_for(weight.shape[1], weight.dtype, capability_of(weight.device))
+    """Calls launch(algorithm, packed, pack) with the weight packed for an algorithm, or memory to pack it into."""
     weights = packed.find(weight, algorithm)
     if weights is not None:
         return launch(algorithm, weights, False)
@@ -148,7 +178,7 @@ def _launch(
 
 
 def _run(x: Tensor, weight: Tensor, bias: Any, residual: Any, relu: bool, algorithm: str) -> Tensor:
-    kernels = kernels_for(NAME, x)
+    kernels, algorithm = kernels_and_algorithm(NAME, algorithm, weight, x, residual)
     if kernels is None:
         return in_layout_of(_reference(x, weight, bias, residual, relu, algorithm), x)
     y = _fake(x, weight)
@@ -157,7 +187,7 @@ def _run(x: Tensor, weight: Tensor, bias: Any, residual: Any, relu: bool, algori
 
 
 def _run_with_sum(x: Tensor, weight: Tensor, bias: Any, residual: Any, algorithm: str) -> Tuple[Tensor, Tensor]:
-    kernels = kernels_for(WITH_SUM, x)
+    kernels, algorithm = kernels_and_algorithm(WITH_SUM, algorithm, weight, x, residual)
     if kernels is None:
         y, total = _reference_with_sum(x, weight, bias, residual, algorithm)
         return in_layout_of(y, x), in_layout_of(total, x)

@@ -7,14 +7,15 @@ from torch import Tensor
 from .._native import current_stream
 from . import checks, reference
 from .autocast import cast_for_autocast
-from .backend import kernels_for
-from .conv3x3 import conv3x3, launch_with_packed
+from .conv3x3 import conv3x3, kernels_and_algorithm, launch_with_packed
 from .lateral_add import lateral_add
 from .registration import empty_like_layout, in_layout_of, register
 
 NAME = "conv3x3_head"
-MIN_CHANNELS = 8  # for which the kernel's slices are made
-MAX_FUSED = 24  # outputs of the head that it takes
+ALGORITHMS = ("auto", "winograd", "tensor_cores")
+MIN_CHANNELS = 8  # for which Winograd's slices are made
+MAX_FUSED = 24  # outputs of the head that the kernels take
+MAX_HIDDEN = 128  # outputs below them on tensor cores, where a block makes all
 
 
 def conv3x3_head(
@@ -26,12 +27,14 @@ def conv3x3_head(
     *,
     scale: Optional[Tensor] = None,
     shift: Optional[Tensor] = None,
+    algorithm: str = "auto",
 ) -> Tensor:
     """conv1×1(relu(scale·(conv3×3(x) + bias) + shift)) + head_bias: the last blend and the logits that are made of it.
 
-    Stride 1, zero padding 1, accumulation in fp32 for fp32 and fp16 storage. From 8 input channels on and with up to 24
-    outputs of the head, one launch by Winograd's algorithm: the map between the convolutions is never written nor rounded.
-    Otherwise two, `conv3x3` and `lateral_add`. Differentiable in every tensor.
+    Stride 1, zero padding 1, accumulation in fp32. With up to 24 outputs of the head one launch, in which the map between
+    the convolutions is never written: by Winograd's algorithm from 8 input channels on, or on tensor cores, where
+    `conv3x3` would run there and makes up to 128 outputs (the map between is rounded to x's dtype). Otherwise two,
+    `conv3x3` and `lateral_add`. Differentiable in every tensor.
 
     Args:
         x: [N, C, H, W]; float32, float16, bfloat16 or float64.
@@ -41,12 +44,13 @@ def conv3x3_head(
         head_bias: [J] or None.
         scale: [K] or None for 1.
         shift: [K] or None for 0.
+        algorithm: "auto", "winograd" or "tensor_cores", of the 3×3 where it is one launch.
 
     Returns:
         [N, J, H, W] in x's dtype and memory format.
 
     Raises:
-        TypeError: a wrong type or dtype. ValueError: a wrong shape or device.
+        TypeError: a wrong type or dtype. ValueError: a wrong shape, device or algorithm.
 
     Source: the last upsampling module and the logits of SwiftNet (CVPR 2019), section 3; batch norm as the affine.
     """
@@ -59,26 +63,34 @@ def conv3x3_head(
     checks.vector(NAME, "head_bias", head_bias, (head_weight.shape[0],), like=x)
     checks.vector(NAME, "scale", scale, (outputs,), like=x)
     checks.vector(NAME, "shift", shift, (outputs,), like=x)
-    return _operator(x, weight, head_weight, bias, head_bias, scale, shift)
+    checks.choice(NAME, "algorithm", algorithm, ALGORITHMS)
+    if algorithm == "tensor_cores":
+        checks.tensor_core_maps(NAME, x=x)
+        checks.in_eights(NAME, "weight", weight)
+    return _operator(x, weight, head_weight, bias, head_bias, scale, shift, algorithm)
 
 
-def _run(x: Tensor, weight: Tensor, head_weight: Tensor, bias: Any, head_bias: Any, scale: Any, shift: Any) -> Tensor:
-    kernels = kernels_for(NAME, x)
+def _run(
+    x: Tensor, weight: Tensor, head_weight: Tensor, bias: Any, head_bias: Any, scale: Any, shift: Any, algorithm: str
+) -> Tensor:
+    kernels, chosen = kernels_and_algorithm(NAME, algorithm, weight, x)
     if kernels is None:
-        return in_layout_of(_reference(x, weight, head_weight, bias, head_bias, scale, shift), x)
-    if x.shape[1] < MIN_CHANNELS or head_weight.shape[0] > MAX_FUSED:
-        return lateral_add(conv3x3(x, weight, bias), head_weight, None, head_bias, scale=scale, shift=shift, relu=False)
+        return in_layout_of(_reference(x, weight, head_weight, bias, head_bias, scale, shift, algorithm), x)
+    fits = weight.shape[0] <= MAX_HIDDEN if chosen == "tensor_cores" else x.shape[1] >= MIN_CHANNELS
+    if not fits or head_weight.shape[0] > MAX_FUSED:
+        hidden = conv3x3(x, weight, bias, algorithm=algorithm)
+        return lateral_add(hidden, head_weight, None, head_bias, scale=scale, shift=shift, relu=False)
     y, stream = _fake(x, weight, head_weight), current_stream(x.device)
 
-    def launch(_: str, *packed: Any) -> None:
-        kernels.conv3x3_head(x, weight, *packed, bias, scale, shift, head_weight, head_bias, y, stream)
+    def launch(*how: Any) -> None:
+        kernels.conv3x3_head(x, weight, *how, bias, scale, shift, head_weight, head_bias, y, stream)
 
-    launch_with_packed(NAME, kernels, weight, "winograd", launch)
+    launch_with_packed(NAME, kernels, weight, chosen if chosen == "tensor_cores" else "winograd", launch)
     return y
 
 
 def _reference(
-    x: Tensor, weight: Tensor, head_weight: Tensor, bias: Any, head_bias: Any, scale: Any, shift: Any
+    x: Tensor, weight: Tensor, head_weight: Tensor, bias: Any, head_bias: Any, scale: Any, shift: Any, algorithm: str
 ) -> Tensor:
     return reference.conv3x3_head(x, weight, head_weight, bias, head_bias, scale=scale, shift=shift)
 
@@ -89,7 +101,8 @@ def _fake(x: Tensor, weight: Tensor, head_weight: Tensor, *_: Any) -> Tensor:
 
 _operator = register(
     NAME,
-    "(Tensor x, Tensor weight, Tensor head_weight, Tensor? bias, Tensor? head_bias, Tensor? scale, Tensor? shift) -> Tensor",
+    "(Tensor x, Tensor weight, Tensor head_weight, Tensor? bias, Tensor? head_bias, Tensor? scale, Tensor? shift, "
+    "str algorithm) -> Tensor",
     _run,
     _reference,
     _fake,

@@ -137,6 +137,32 @@ def lateral_add(
     return (torch.relu(y) if relu else y).to(tap.dtype)
 
 
+@_precise
+def upsample_blend(
+    x: Tensor,
+    tap: Tensor,
+    lateral_weight: Tensor,
+    weight: Tensor,
+    lateral_bias: Optional[Tensor] = None,
+    bias: Optional[Tensor] = None,
+    *,
+    scale: Optional[Tensor] = None,
+    shift: Optional[Tensor] = None,
+    out_scale: Optional[Tensor] = None,
+    out_shift: Optional[Tensor] = None,
+    head_weight: Optional[Tensor] = None,
+    head_bias: Optional[Tensor] = None,
+    head_scale: Optional[Tensor] = None,
+    head_shift: Optional[Tensor] = None,
+    mode: str = "bilinear",
+) -> Tensor:
+    lateral = {"scale": scale, "shift": shift, "out_scale": out_scale, "out_shift": out_shift, "mode": mode}  # type: Any
+    activated = lateral_add(tap, lateral_weight, x, lateral_bias, **lateral)
+    if head_weight is None:
+        return conv3x3(activated, weight, bias)
+    return conv3x3_head(activated, weight, head_weight, bias, head_bias, scale=head_scale, shift=head_shift)
+
+
 def _row(parameters: Optional[Tensor], i: int) -> Optional[Tensor]:
     return None if parameters is None else parameters[i]
 

@@ -7,8 +7,8 @@ from torch import Tensor
 from .._native import current_stream
 from . import checks, reference
 from .autocast import cast_for_autocast
-from .backend import kernels_for
-from .conv3x3 import launch_with_packed
+from .backend import capability_of, fits_tensor_cores, kernels_for
+from .conv3x3 import algorithm_for, launch_with_packed
 from .registration import empty_like_layout, in_layout_of, register
 
 NAME = "upsample_add_conv3x3"
@@ -70,7 +70,9 @@ def _run(x: Tensor, skip: Tensor, weight: Tensor, bias: Any, scale: Any, shift: 
     def launch(*how: Any) -> None:
         kernels.upsample_add_conv3x3(x, skip, weight, *how, bias, scale, shift, mode, activated, y, stream)
 
-    launch_with_packed(NAME, kernels, weight, "auto", launch)
+    fits = weight.shape[0] % 8 == 0 and fits_tensor_cores(x, activated)
+    algorithm = algorithm_for(weight.shape[1], x.dtype, capability_of(kernels, x.device), fits)
+    launch_with_packed(NAME, kernels, weight, algorithm, launch)
     return y
 
 

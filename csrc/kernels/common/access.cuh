@@ -40,13 +40,13 @@ __device__ inline void store4(T* p, const float (&v)[4]) {
 
 // Whether each dimension but `inner` moves by whole vectors, which start aligned, and by no more than 2^25 elements, so
 // that offsets within a tile of, in all, up to 63 rows, columns and channels fit 32 bits.
-inline bool moves_by_vectors(const TensorView& t, int inner) {
-  if (t.shape[inner] % 4 != 0 || (t.strides[inner] != 1 && t.shape[inner] > 1)) return false;
+inline bool moves_by_vectors(const TensorView& t, int inner, int elements = 4) {
+  if (t.shape[inner] % elements != 0 || (t.strides[inner] != 1 && t.shape[inner] > 1)) return false;
   for (int i = 0; i < t.ndim; i++)
-    if (i != inner && t.shape[i] > 1 && (t.strides[i] % 4 != 0 || (i > 0 && std::abs(t.strides[i]) > 1 << 25)))
+    if (i != inner && t.shape[i] > 1 && (t.strides[i] % elements != 0 || (i > 0 && std::abs(t.strides[i]) > 1 << 25)))
       return false;
-  const uintptr_t bytes = t.dtype == DType::kFloat16 ? 2 : 4;
-  return reinterpret_cast<uintptr_t>(t.data) % (4 * bytes) == 0;
+  const uintptr_t bytes = t.dtype == DType::kFloat32 ? 4 : 2;
+  return reinterpret_cast<uintptr_t>(t.data) % (elements * bytes) == 0;
 }
 
 // The access that all of these maps [N, C, H, W] allow; absent ones allow any.

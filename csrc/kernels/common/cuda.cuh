@@ -11,6 +11,14 @@
 #include <cuda_runtime.h>
 #endif
 
+// bfloat16, and with it the tensor cores' kernels, came with CUDA 11.
+#if defined(SWIFTNET_EMULATED)
+#define SWIFTNET_TENSOR_CORES
+#elif CUDART_VERSION >= 11000
+#define SWIFTNET_TENSOR_CORES
+#include <cuda_bf16.h>
+#endif
+
 namespace swiftnet {
 
 #ifdef SWIFTNET_EMULATED
@@ -28,6 +36,12 @@ class DeviceGuard {
     ::swiftnet::emulation::launch(#kernel, grid, block, shared_bytes, [&] { kernel(__VA_ARGS__); }); \
   } while (0)
 #define SWIFTNET_DYNAMIC_SHARED(type, name) type* name = static_cast<type*>(::swiftnet::emulation::dynamic_shared())
+
+// As few multiprocessors and as little shared memory as make small tests reach every kernel.
+inline int multiprocessors() { return 2; }
+inline size_t max_shared_bytes() { return 99 * 1024; }
+template <class Kernel>
+void allow_shared(Kernel, size_t) {}
 
 #else
 
@@ -67,6 +81,24 @@ class DeviceGuard {
 #define SWIFTNET_DYNAMIC_SHARED(type, name)                     \
   extern __shared__ __align__(16) unsigned char name##_bytes[]; \
   type* name = reinterpret_cast<type*>(name##_bytes)
+
+// Of the current device.
+inline int device_attribute(cudaDeviceAttr attribute) {
+  int device = 0, value = 0;
+  SWIFTNET_CUDA_CHECK(cudaGetDevice(&device));
+  SWIFTNET_CUDA_CHECK(cudaDeviceGetAttribute(&value, attribute, device));
+  return value;
+}
+inline int multiprocessors() { return device_attribute(cudaDevAttrMultiProcessorCount); }
+inline size_t max_shared_bytes() {
+  return static_cast<size_t>(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
+}
+// More than 48 KiB of dynamic shared memory must be allowed before the launch.
+template <class Kernel>
+void allow_shared(Kernel kernel, size_t bytes) {
+  SWIFTNET_CUDA_CHECK(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+}
 
 #endif
 

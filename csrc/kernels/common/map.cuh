@@ -23,6 +23,13 @@ template <>
 __device__ inline uint8_t from_float<uint8_t>(float v) {
   return static_cast<uint8_t>(v);
 }
+#ifdef SWIFTNET_TENSOR_CORES
+__device__ inline float to_float(__nv_bfloat16 v) { return __bfloat162float(v); }
+template <>
+__device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float v) {
+  return __float2bfloat16(v);
+}
+#endif
 
 // NaN stays NaN, unlike with fmaxf.
 __device__ inline float relu(float v) { return v < 0.f ? 0.f : v; }

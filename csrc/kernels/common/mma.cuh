@@ -7,18 +7,25 @@
 //   B: b[0] rows 2t and 2t+1, column g;  b[1] 8 rows further
 //   D: d[0], d[1] row g, columns 2t and 2t+1;  d[2], d[3] row g+8
 //
-// Needs CUDA 11. Below sm_75, and for bfloat16 below sm_80, products and loads of matrices compile and trap; copies are
-// asynchronous from sm_80 on.
+// Needs CUDA 11. Below sm_75, and for bfloat16 below sm_80, products and loads of matrices compile and do nothing
+// (`tensor_cores_take`); copies are asynchronous from sm_80 on.
 #pragma once
 #include <cstdint>
 #include <type_traits>
 
 #include "cuda.cuh"
-#ifndef SWIFTNET_EMULATED
-#include <cuda_bf16.h>
-#endif
 
 namespace swiftnet {
+
+// Whether this architecture multiplies matrices of T; the rest of a kernel where it does not is left out.
+template <class T>
+__device__ constexpr bool tensor_cores_take() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  return __CUDA_ARCH__ >= 750 && std::is_same<T, __half>::value;
+#else
+  return true;
+#endif
+}
 
 #ifdef SWIFTNET_EMULATED
 
@@ -70,14 +77,11 @@ __device__ inline void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], const 
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #elif __CUDA_ARCH__ >= 750
-  if (!std::is_same<T, __half>::value) __trap();
 #pragma unroll
   for (int half = 0; half < 2; half++)  // of the 16 columns of A
     asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[2 * half]), "r"(a[2 * half + 1]), "r"(b[half]));
-#else
-  __trap();
 #endif
 }
 
@@ -109,8 +113,6 @@ __device__ inline void load_matrices(uint32_t (&registers)[kMatrices], const voi
     asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
                  : "=r"(registers[0]), "=r"(registers[1])
                  : "r"(shared_address(row)));
-#else
-  __trap();
 #endif
 }
 

@@ -7,8 +7,9 @@ are relative to.
 import numpy as np
 import torch
 
-UNIT = {torch.float32: 2.0**-24, torch.float16: 2.0**-11}  # half the distance from 1 to the next number
-TINY = {torch.float32: 2.0**-150, torch.float16: 2.0**-25}  # half the smallest subnormal
+# half the distance from 1 to the next number, and half the smallest subnormal
+UNIT = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
+TINY = {torch.float32: 2.0**-150, torch.float16: 2.0**-25, torch.bfloat16: 2.0**-134}
 
 
 def bilinear_matrix(out, size):

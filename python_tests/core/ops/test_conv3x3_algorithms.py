@@ -40,7 +40,7 @@ def test_the_rule(channels, dtype, capability, algorithm):
 @pytest.mark.parametrize("channels", [7, 8, 20])
 @pytest.mark.parametrize("capability", [(6, 1), (6, 2)])
 def test_auto_follows_the_rule(channels, capability, backend, device, monkeypatch):
-    monkeypatch.setattr(conv3x3_module, "capability_of", lambda device: capability)
+    monkeypatch.setattr(conv3x3_module, "capability_of", lambda kernels, device: capability)
     for dtype in (torch.float32, torch.float16):
         algorithm = algorithm_for(channels, dtype, capability)
         assert torch.equal(convolve(device, channels, "auto", dtype), convolve(device, channels, algorithm, dtype))
