@@ -19,24 +19,32 @@
 
 namespace swiftnet {
 
-// The packed weights of a block's outputs, a step at a time.
+// The packed weights of a block's outputs, a step at a time: a thread brings vectors of one output.
 template <class Traits>
 struct MmaWeights {
-  const Vector* packed;
-  int groups;              // of packed outputs, from the block's first on
-  int64_t group_vectors;   // of one group
+  static constexpr int kPlanes = Traits::kThreads / Traits::kOutputs;  // that all threads bring at a time
+  static_assert(Traits::kThreads % Traits::kOutputs == 0, "one output a thread");
 
-  __device__ void load(int step, Vector* stage) const {
+  const Vector* next;  // of the thread, in the next step
+  bool there;
+
+  // group_vectors: of the packed weights of kGroup outputs, of which there are `groups`.
+  __device__ MmaWeights(const Vector* packed, int64_t group_vectors, int groups, int first_output) {
+    const int thread = static_cast<int>(threadIdx.x), output = first_output + thread % Traits::kOutputs;
+    const int group = output / Traits::kGroup;
+    there = group < groups;
+    next = packed;
+    if (there) next += group * group_vectors + thread / Traits::kOutputs * Traits::kGroup + output % Traits::kGroup;
+  }
+
+  __device__ void load(Vector* stage) {
 #pragma unroll
     for (int i = 0; i < (Traits::kStage + Traits::kThreads - 1) / Traits::kThreads; i++) {
       const int item = static_cast<int>(threadIdx.x) + i * Traits::kThreads;
-      if (Traits::kStage % Traits::kThreads != 0 && item >= Traits::kStage) return;
-      const int output = item % Traits::kOutputs, plane = item / Traits::kOutputs;
-      const int group = output / Traits::kGroup;
-      const int64_t from = group * group_vectors + (static_cast<int64_t>(step) * Traits::kTaps * 2 + plane) * Traits::kGroup;
-      const bool there = group < groups;
-      copy_async(stage + item, there ? packed + from + output % Traits::kGroup : packed, there);
+      if (Traits::kStage % Traits::kThreads != 0 && item >= Traits::kStage) break;
+      copy_async(stage + item, next + (there ? i * kPlanes * Traits::kGroup : 0), there);
     }
+    if (there) next += Traits::kTaps * 2 * Traits::kGroup;
   }
 };
 
@@ -99,8 +107,8 @@ __device__ inline void multiply_step(const Vector* halo, const Vector* weights, 
 
 // All steps of all slices. The first stages of weights are under way, each as a group of copies of its own.
 template <class T, class Traits, class Halo>
-__device__ inline void multiply_slices(const Halo& halo, Vector* halos, const MmaWeights<Traits>& weights,
-                                       Vector* stages, int slices, float (&sums)[4][Traits::kTiles][4]) {
+__device__ inline void multiply_slices(const Halo& halo, Vector* halos, MmaWeights<Traits>& weights, Vector* stages,
+                                       int slices, float (&sums)[4][Traits::kTiles][4]) {
 #pragma unroll
   for (int m = 0; m < 4; m++)
 #pragma unroll
@@ -114,8 +122,8 @@ __device__ inline void multiply_slices(const Halo& halo, Vector* halos, const Mm
   for (int q = 0; q < steps; q++) {
     wait_for_copies<Traits::kStages - 2>();
     __syncthreads();  // all copies of this step have arrived; the last step has been multiplied
-    const int next = q + Traits::kStages - 1, free = stage == 0 ? Traits::kStages - 1 : stage - 1;
-    if (next < steps) weights.load(next, stages + free * Traits::kStage);
+    const int free = stage == 0 ? Traits::kStages - 1 : stage - 1;  // that of the last step
+    if (q + Traits::kStages - 1 < steps) weights.load(stages + free * Traits::kStage);
     if (step == 0 && slice + 1 < slices) halo.load(slice + 1, halos);
     commit_copies();
     multiply_step<T, Traits>(halo.slice(halos, slice), stages + stage * Traits::kStage, step, sums);
@@ -128,10 +136,11 @@ __device__ inline void multiply_slices(const Halo& halo, Vector* halos, const Mm
 
 // The first stages of weights, one group of copies each; what else has been started joins the first.
 template <class Traits>
-__device__ inline void start_weights(const MmaWeights<Traits>& weights, Vector* stages, int slices) {
+__device__ inline void start_weights(MmaWeights<Traits>& weights, Vector* stages) {
+  static_assert(Traits::kStages - 1 <= Traits::kSteps, "every slice has as many steps");
 #pragma unroll
   for (int q = 0; q < Traits::kStages - 1; q++) {
-    if (q < slices * Traits::kSteps) weights.load(q, stages + q * Traits::kStage);
+    weights.load(stages + q * Traits::kStage);
     commit_copies();
   }
 }
@@ -153,10 +162,9 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
   const Tile tile = tiling.tile(blockIdx.x);
   const int slices = (x.channels + Traits::kChannels - 1) / Traits::kChannels;
   const CopiedHalo<T, Traits> halo{x, tile};
-  const int first = tile.channel / Traits::kGroup;
-  const MmaWeights<Traits> weights{packed + first * group_vectors, groups - first, group_vectors};
+  MmaWeights<Traits> weights(packed, group_vectors, groups, tile.channel);
   halo.load(0, shared);
-  start_weights(weights, stages, slices);
+  start_weights(weights, stages);
   float sums[4][Traits::kTiles][4];
   multiply_slices<T, Traits>(halo, shared, weights, stages, slices, sums);
   epilogue.template finish<Traits>(sums, tile, reinterpret_cast<float*>(shared));

@@ -55,6 +55,10 @@ struct MapEpilogue {
     const MmaWarp warp;
     const int lane = static_cast<int>(threadIdx.x) % 32;
     float* const own = shared + threadIdx.x / 32 * 16 * kPitch<Traits>;
+    const int first = lane % kVectors * 8, k = tile.channel + warp.half * kOutputs + first;  // of the thread
+    float bias[8];
+#pragma unroll
+    for (int i = 0; i < 8; i++) bias[i] = k < epilogue.out.channels ? epilogue.bias[k + i] : 0.f;
 #pragma unroll
     for (int m = 0; m < 4; m++) {
       __syncwarp();
@@ -68,20 +72,19 @@ struct MapEpilogue {
       const int h = tile.row + warp.row + MmaWarp::row_of(m);
 #pragma unroll
       for (int i = 0; i < kVectors / 2; i++) {
-        const int item = lane + 32 * i, pixel = item / kVectors, first = item % kVectors * 8;
-        const int k = tile.channel + warp.half * kOutputs + first, w = tile.column + MmaWarp::column_of(m) + pixel;
+        const int pixel = lane / kVectors + 32 / kVectors * i, w = tile.column + MmaWarp::column_of(m) + pixel;
         const float4 low = *reinterpret_cast<const float4*>(own + pixel * kPitch<Traits> + first);
         const float4 high = *reinterpret_cast<const float4*>(own + pixel * kPitch<Traits> + first + 4);
         if (h < epilogue.out.height && w < epilogue.out.width && k < epilogue.out.channels)
-          eight(tile.n, k, h, w, {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w});
+          eight(tile.n, k, h, w, bias, {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w});
       }
     }
   }
 
-  __device__ void eight(int n, int k, int h, int w, const float (&v)[8]) const {
+  __device__ void eight(int n, int k, int h, int w, const float (&bias)[8], const float (&v)[8]) const {
     float y[8];
 #pragma unroll
-    for (int i = 0; i < 8; i++) y[i] = v[i] + epilogue.bias[k + i];
+    for (int i = 0; i < 8; i++) y[i] = v[i] + bias[i];
     if (epilogue.residual.data != nullptr) {
       const Vector8<T> r = load8(&epilogue.residual.at(n, k, h, w));
 #pragma unroll

@@ -41,7 +41,7 @@ std::string why_not_upsample_blend(const TensorView& tap, const TensorView& late
     return "it takes heads of up to 24 outputs on up to 128";
   const size_t needed = blend_shared_bytes<BlendTraits<128>, MapEpilogue<__half>>(x.shape[1], tap.shape[1]);
   const DeviceGuard guard(tap.device);
-  if (needed > max_shared_bytes())
+  if (needed + kHaloTaps * sizeof(ResizeTap) > max_shared_bytes())
     return "its tile of " + std::to_string(x.shape[1]) + " channels, and the affine of " + std::to_string(tap.shape[1]) +
            ", need more shared memory than this GPU has";
   return "";

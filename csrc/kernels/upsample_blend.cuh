@@ -19,6 +19,8 @@
 
 namespace swiftnet {
 
+constexpr int kHaloRows = MmaTile::kRows + 2, kHaloTaps = kHaloRows + MmaTile::kHaloColumns;  // taps of its rows and columns
+
 struct BlendPass {
   static constexpr int kChannels = 64, kTapChannels = 32;           // of y; summed over at a time
   static constexpr int kTiles = (MmaTile::kHalo + 15) / 16;         // of 16 pixels
@@ -35,6 +37,9 @@ struct Blend {
   bool nearest;
 
   __device__ int channels() const { return x.channels; }
+  __device__ ResizeTap tap_of(int dst, int in, int out) const {
+    return nearest ? resize_tap<Resize::kNearest>(dst, in, out) : bilinear_tap(dst, in, out);
+  }
 };
 
 // Eight channels of x, resized to the tap's size, added to v.
@@ -87,9 +92,11 @@ __device__ inline void activate_tap(const Blend<T>& blend, const HaloPixel& pixe
   }
 }
 
-// y for the halo, [channels / 8][kPlane] vectors. `affine` holds the tap's scale and shift, (x, y).
+// y for the halo, [channels / 8][kPlane] vectors. `affine` holds the tap's scale and shift, (x, y), `taps` those of the
+// halo's rows and after them of its columns.
 template <class T>
-__device__ inline void make_halo(const Blend<T>& blend, const Tile& tile, const float2* affine, Vector* halo) {
+__device__ inline void make_halo(const Blend<T>& blend, const Tile& tile, const float2* affine, const ResizeTap* taps,
+                                 Vector* halo) {
   using Pass = BlendPass;
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int g = lane / 4, t = lane % 4;
@@ -138,16 +145,21 @@ __device__ inline void make_halo(const Blend<T>& blend, const Tile& tile, const 
       }
     }
 
+    float out_scale[16], out_shift[16];  // of the lane's channels
+#pragma unroll
+    for (int i = 0; i < 16; i++) {
+      const int c = first + 16 * t + i;
+      out_scale[i] = c < blend.channels() ? blend.out_scale[c] : 0.f;
+      out_shift[i] = c < blend.channels() ? blend.out_shift[c] : 0.f;
+    }
 #pragma unroll
     for (int own = 0; own < Pass::kOwn; own++)
 #pragma unroll
       for (int below = 0; below < 2; below++) {
         const HaloPixel pixel(warp + own * Pass::kWarps, g + 8 * below, tile, blend.tap);
         if (!pixel.exists) continue;
-        const ResizeTap v = blend.nearest ? resize_tap<Resize::kNearest>(pixel.h, blend.x.height, blend.tap.height)
-                                          : bilinear_tap(pixel.h, blend.x.height, blend.tap.height);
-        const ResizeTap u = blend.nearest ? resize_tap<Resize::kNearest>(pixel.w, blend.x.width, blend.tap.width)
-                                          : bilinear_tap(pixel.w, blend.x.width, blend.tap.width);
+        const ResizeTap v = taps[pixel.h - tile.row + 1];
+        const ResizeTap u = taps[kHaloRows + pixel.w - tile.column + 1];
 #pragma unroll
         for (int eight = 0; eight < 2; eight++) {
           const int c = first + 16 * t + 8 * eight;
@@ -161,7 +173,7 @@ __device__ inline void make_halo(const Blend<T>& blend, const Tile& tile, const 
             Vector8<T> packed;
 #pragma unroll
             for (int i = 0; i < 8; i++)
-              packed.v[i] = from_float<T>(relu(fmaf(y[i], blend.out_scale[c + i], blend.out_shift[c + i])));
+              packed.v[i] = from_float<T>(relu(fmaf(y[i], out_scale[8 * eight + i], out_shift[8 * eight + i])));
             memcpy(&bits, &packed, sizeof bits);
           }
           halo[c / 8 * MmaTile::kPlane + pixel.index] = bits;
@@ -185,20 +197,23 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   const int slices = (blend.channels() + Traits::kChannels - 1) / Traits::kChannels;
   Vector* const stages = shared + slices * Traits::kSlice;
   float2* const affine = reinterpret_cast<float2*>(stages + Traits::kStages * Traits::kStage);  // [tap channels]
+  __shared__ ResizeTap taps[kHaloTaps];
   const Tile tile = tiling.tile(blockIdx.x);
-  const int first = tile.channel / Traits::kGroup;
-  const MmaWeights<Traits> weights{packed + first * group_vectors, groups - first, group_vectors};
-  start_weights(weights, stages, slices);
+  MmaWeights<Traits> weights(packed, group_vectors, groups, tile.channel);
+  start_weights(weights, stages);
+  for (int i = static_cast<int>(threadIdx.x); i < kHaloTaps; i += Traits::kThreads)
+    taps[i] = i < kHaloRows ? blend.tap_of(tile.row + i - 1, blend.x.height, blend.tap.height)
+                            : blend.tap_of(tile.column + i - kHaloRows - 1, blend.x.width, blend.tap.width);
   for (int c = static_cast<int>(threadIdx.x); c < blend.tap.channels; c += Traits::kThreads)
     affine[c] = {blend.tap_affine.scale[c], blend.tap_affine.shift[c]};
   __syncthreads();
-  make_halo(blend, tile, affine, shared);
+  make_halo(blend, tile, affine, taps, shared);
   float sums[4][Traits::kTiles][4];
   multiply_slices<T, Traits>(ResidentHalo{}, shared, weights, stages, slices, sums);
   epilogue.template finish<Traits>(sums, tile, reinterpret_cast<float*>(shared));
 }
 
-// Of a block with this many channels of y and of the tap.
+// Dynamic shared memory of a block with this many channels of y and of the tap.
 template <class Traits, class Epilogue>
 size_t blend_shared_bytes(int64_t channels, int64_t tap_channels) {
   return mma_shared_bytes<Traits, Epilogue>(mma_slices(channels)) + tap_channels * sizeof(float2);
