@@ -12,6 +12,7 @@ import dataclasses
 import datetime
 import io
 import json
+import math
 import platform
 import re
 import shlex
@@ -20,7 +21,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Callable, ContextManager, Dict, List, NamedTuple, Optional, Tuple
+from typing import Callable, ContextManager, Dict, List, NamedTuple, Tuple
 
 import torch
 from torch import Tensor
@@ -154,7 +155,7 @@ def measure(device, case: Case, peaks: Dict[str, float], quick: bool) -> Row:
         missing[name] = f"wrong result: differs by {differences[name]:.2g}, allowed {allowed:.2g}"
         del sides[name]
     for side, prefix in (("eager", "eager_"), (max(OURS, key=lambda name: differences.get(name, -1)), "")):
-        if side in differences:
+        if math.isfinite(differences.get(side, math.nan)):
             column, value = ("equal", 1 - differences[side]) if labels else ("error", differences[side])
             row[prefix + column] = value
 
@@ -282,8 +283,8 @@ def main(arguments: List[str] = None) -> int:
             print(f"{len(chosen) - done} rows not started: the limit of {options.limit:g} s was reached")
             break
         row = measured[str(case)] = measure(device, case, peaks, options.quick)
-        device.release()
         written_down()
+        device.release()
         print(f"{case!s:<60}{row['status']:<13}{row.get('speedup', '')!s:<8}{row.get('not_measured', '')}", flush=True)
     print(f"written: {folder / 'bench_gpu.json'}, {folder / 'bench_gpu.csv'}, {draw_chart(folder, report)}")
     return int(any(row["status"] == "failed" for row in measured.values()))
