@@ -2,7 +2,8 @@
 
     pytest benchmarks --benchmark-only
 
-The device is synchronised inside the timed call, and each row checks its result against plain PyTorch.
+The device is synchronised inside the timed call, and each row checks its result against plain PyTorch. bench_gpu.py and
+simt.py take the rows at other sizes (zoom), the former from another library of functions too.
 """
 
 import pytest
@@ -12,6 +13,8 @@ import swiftnet_ext as sx
 from swiftnet_ext import ops
 
 CHANNELS, CLASSES = 128, 19
+GRIDS = [(8, 16), (4, 8), (2, 4)]  # of the pyramid pooling, for images twice as wide as high
+SCALES = (0.5, 0.75, 1, 1.25, 1.5)
 
 
 def blend(draw):
@@ -20,19 +23,19 @@ def blend(draw):
     return lambda: ops.upsample_add_conv3x3(x, skip, weight, scale=scale, shift=shift)
 
 
-def pyramid(draw, zoom=1):
+def pyramid(draw, zoom=1, library=ops):
     x = draw(1, CHANNELS, int(16 * zoom), int(32 * zoom))
     level_weight, fuse_weight = draw(3, 42, CHANNELS) / 11, draw(CHANNELS, 254) / 16
     affine = dict(
         level_scale=draw(3, CHANNELS), level_shift=draw(3, CHANNELS), fuse_scale=draw(254), fuse_shift=draw(254)
     )
-    return lambda: ops.spatial_pyramid_pool(x, level_weight, fuse_weight, grids=[(8, 16), (4, 8), (2, 4)], **affine)
+    return lambda: library.spatial_pyramid_pool(x, level_weight, fuse_weight, grids=GRIDS, **affine)
 
 
-def multiscale(draw, reduce, zoom=1):
-    factors = [zoom * f for f in (0.5, 0.75, 1, 1.25, 1.5)]
+def multiscale(draw, reduce, zoom=1, library=ops):
+    factors = [zoom * f for f in SCALES]
     maps = [draw(1, CLASSES, int(128 * f), int(256 * f)) for f in factors]
-    return lambda: ops.multiscale_mean(maps, (int(512 * zoom), int(1024 * zoom)), reduce=reduce)
+    return lambda: library.multiscale_mean(maps, (int(512 * zoom), int(1024 * zoom)), reduce=reduce)
 
 
 def lateral(draw, zoom=1):
@@ -41,9 +44,9 @@ def lateral(draw, zoom=1):
     return lambda: ops.lateral_add(tap, weight, x, scale=scale, shift=shift)
 
 
-def conv(draw, zoom=1):
+def conv(draw, zoom=1, library=ops):
     x, weight, bias = draw(1, 64, int(128 * zoom), int(256 * zoom)), draw(64, 64, 3, 3) / 24, draw(64)
-    return lambda **options: ops.conv3x3(x, weight, bias, relu=True, **options)
+    return lambda **options: library.conv3x3(x, weight, bias, relu=True, **options)
 
 
 def with_sum(draw):
@@ -51,10 +54,10 @@ def with_sum(draw):
     return lambda: ops.conv3x3_with_sum(x, weight, bias, residual=residual)
 
 
-def head(draw):
-    x, weight = draw(1, CHANNELS, 128, 256), draw(CHANNELS, CHANNELS, 3, 3) / 34
+def head(draw, zoom=1, library=ops):
+    x, weight = draw(1, CHANNELS, int(128 * zoom), int(256 * zoom)), draw(CHANNELS, CHANNELS, 3, 3) / 34
     logits, scale, shift = draw(CLASSES, CHANNELS, 1, 1) / 11, draw(CHANNELS), draw(CHANNELS)
-    return lambda: ops.conv3x3_head(x, weight, logits, scale=scale, shift=shift)
+    return lambda: library.conv3x3_head(x, weight, logits, scale=scale, shift=shift)
 
 
 ROWS = {

@@ -1,5 +1,7 @@
-"""The GPU as the report's steps see it. Tests put a stand-in with the same methods in its place."""
+"""The GPU as the report's steps and bench_gpu.py see it. Tests put a stand-in with the same methods in its place."""
 
+import gc
+import importlib.util
 import json
 import os
 import resource
@@ -7,6 +9,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Callable, Dict, List, Tuple
 
@@ -38,6 +41,21 @@ def run(command: List[object], **kwargs) -> str:
     return done.stdout
 
 
+def load_device(name: str):
+    """The class FILE:CLASS."""
+    path, _, cls = name.rpartition(":")
+    spec = importlib.util.spec_from_file_location("report_device", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, cls)()
+
+
+def fp32_without_tf32() -> None:
+    """From here on cuDNN chooses its algorithms by timing them, and fp32 is fp32."""
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
 class CudaDevice:
     """The first CUDA device."""
 
@@ -52,7 +70,7 @@ class CudaDevice:
     )
     legacy_suite = ("core/ops",)
     sanitizer = "compute-sanitizer"
-    shrink = 1  # what the step simt divides its maps' sides by
+    shrink = 1  # what simt and bench_gpu divide their maps' sides by
 
     def describe(self) -> Dict[str, object]:
         properties = torch.cuda.get_device_properties(0)
@@ -153,9 +171,9 @@ class CudaDevice:
             torch.cuda.synchronize()
         return sum(e.count for e in profile.key_averages() if "swiftnet::" in e.key)
 
-    def microseconds(self, function: Callable[[], object], repeats: int) -> float:
+    def microseconds(self, function: Callable[[], object], repeats: int, warm_up: int = 5) -> float:
         """The median time of a call, by events."""
-        for _ in range(5):
+        for _ in range(warm_up):
             function()
         times = []
         for _ in range(repeats):
@@ -166,6 +184,38 @@ class CudaDevice:
             end.synchronize()
             times.append(start.elapsed_time(end) * 1000)
         return statistics.median(times)
+
+    def wall_microseconds(self, function: Callable[[], object], repeats: int) -> float:
+        """The median time of a call with the wait for its end, by the host's clock."""
+        times = []
+        for _ in range(repeats):
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            function()
+            torch.cuda.synchronize()
+            times.append((time.perf_counter() - start) * 1e6)
+        return statistics.median(times)
+
+    def compile(self, function: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+        torch._dynamo.reset()  # its limit of recompilations would leave later functions as they are
+        return torch.compile(function, mode="max-autotune-no-cudagraphs", fullgraph=True, dynamic=False)
+
+    def release(self) -> None:
+        """Gives back what calls have left behind: compiled code, graphs' memory, the allocator's own."""
+        torch._dynamo.reset()
+        gc.collect()
+        torch.cuda.empty_cache()
+
+    def copy_rate(self) -> float:
+        """GB/s, read and written, of a copy of 1 GiB."""
+        source = torch.zeros(2**30, dtype=torch.uint8, device="cuda")
+        target = torch.empty_like(source)
+        return 2 * source.numel() / self.microseconds(lambda: target.copy_(source), 20) / 1e3
+
+    def matrix_rate(self, dtype: torch.dtype) -> float:
+        """TFLOP/s of PyTorch's product of two matrices of 8192 × 8192."""
+        a, b = torch.randn(2, 8192, 8192, device="cuda").to(dtype)
+        return 2 * 8192**3 / self.microseconds(lambda: a @ b, 10) / 1e6
 
 
 def nvcc_build(name: str) -> Path:

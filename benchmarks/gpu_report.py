@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, Optional
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.gpu_page import page  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
+CUDA_DEVICE = f"{ROOT / 'benchmarks' / 'gpu.py'}:CudaDevice"
 # seconds that a step may take; the order is that of worth, as the whole has a limit too
 LIMITS = {
     "device": 60, "build": 240, "suite": 240, "emulator": 60, "sanitizer": 240, "graphs": 60, "streams": 60, "repeats": 90,
@@ -55,9 +56,19 @@ def run_step(name: str, device: str, seconds: float, quick: bool) -> Dict[str, o
     return {**result, "seconds": round(time.monotonic() - start, 1)}
 
 
-def write(folder: Path, report: Dict[str, object]) -> None:
+def results_folder(device: Dict[str, object], out: Optional[Path], parser: argparse.ArgumentParser) -> Path:
+    """Where the results of a device go: `out`, or benchmarks/results/<its name>."""
+    slug = re.sub(r"[^a-z0-9]+", "-", str(device["name"]).lower()).strip("-")
+    folder = (out or RESULTS / slug).resolve()
+    if device.get("stand_in") and RESULTS.resolve() in [folder, *folder.parents]:
+        parser.error("--out: a stand-in's report is no result; name a folder outside benchmarks/results")
+    return folder
+
+
+def write(folder: Path, texts: Dict[str, str]) -> None:
+    """Files of these names, each whole or as it was."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in (("gpu_report.json", json.dumps(report, indent=1) + "\n"), ("gpu_report.md", page(report))):
+    for name, text in texts.items():
         temporary = folder / f".{name}.tmp"
         temporary.write_text(text)
         os.replace(temporary, folder / name)
@@ -82,7 +93,7 @@ def main(arguments: List[str] = None) -> int:
     parser.add_argument("--steps", default=everything, help=f"of {', '.join(LIMITS)}; device always runs")
     parser.add_argument("--limit", type=float, default=560, help="seconds for the whole (560)")
     parser.add_argument("--quick", action="store_true", help="fewer repeats, one sanitizer tool")
-    parser.add_argument("--device", default=f"{ROOT / 'benchmarks' / 'gpu.py'}:CudaDevice", help=argparse.SUPPRESS)
+    parser.add_argument("--device", default=CUDA_DEVICE, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     chosen = options.steps.split(",")
     if not set(chosen) <= set(LIMITS):
@@ -102,10 +113,7 @@ def main(arguments: List[str] = None) -> int:
     if device["status"] != "passed":
         print(f"no report: {device['reason']}")
         return 1
-    slug = re.sub(r"[^a-z0-9]+", "-", device["name"].lower()).strip("-")
-    folder = (options.out or RESULTS / slug).resolve()
-    if device.get("stand_in") and RESULTS.resolve() in [folder, *folder.parents]:
-        parser.error("--out: a stand-in's report is no result; name a folder outside benchmarks/results")
+    folder = results_folder(device, options.out, parser)
 
     for name in (n for n in LIMITS if n in chosen and n != "device"):
         seconds = min(LIMITS[name], end - time.monotonic())
@@ -114,7 +122,7 @@ def main(arguments: List[str] = None) -> int:
         else:
             result = run_step(name, options.device, seconds, options.quick)
         report["steps"][name] = result
-        write(folder, report)
+        write(folder, {"gpu_report.json": json.dumps(report, indent=1) + "\n", "gpu_report.md": page(report)})
         print(f"{name:<12}{result['status']:<9}{result['seconds']:>7} s  {result.get('reason', '')}", flush=True)
     print(f"written: {folder / 'gpu_report.json'}, {folder / 'gpu_report.md'}")
     return int(any(step["status"] != "passed" for step in report["steps"].values()))

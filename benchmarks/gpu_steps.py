@@ -4,7 +4,6 @@ A step returns what it measured, and raises StepFailed where something fell shor
 """
 
 import argparse
-import importlib.util
 import itertools
 import json
 import os
@@ -25,20 +24,11 @@ for folder in (ROOT, ROOT / "python_tests", ROOT / "benchmarks"):
 from core.ops.cases import COMBINATIONS, DTYPES, FORMATS, bound  # noqa: E402
 
 import swiftnet_ext as sx  # noqa: E402
-from benchmarks.gpu import StepFailed, run  # noqa: E402
+from benchmarks.gpu import StepFailed, fp32_without_tf32, load_device, run  # noqa: E402
 
 SCRATCH = Path(os.environ.get("GPU_REPORT_SCRATCH", ROOT / "build" / "gpu_report"))  # tools' own logs
 SMALL = [(2, 9, 17, (5, 17), (9, 33)), (1, 17, 65, (2, 16), (3, 32)), (1, 3, 4, (4, 8), (8, 16))]
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
-
-
-def load_device(name: str):
-    """The class FILE:CLASS."""
-    path, _, cls = name.rpartition(":")
-    spec = importlib.util.spec_from_file_location("report_device", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, cls)()
 
 
 def combinations() -> Iterator[Tuple]:
@@ -250,8 +240,7 @@ def benchmarks(device, quick: bool) -> Dict[str, object]:
     """Each operator at SwiftNet's sizes against plain PyTorch: medians by events, fp32 without TF32 and fp16."""
     from benchmarks.bench_operators import ROWS, drawer
 
-    torch.backends.cudnn.benchmark = True
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    fp32_without_tf32()
     rows = []
     for name, dtype, memory_format in itertools.product(ROWS, DTYPES, (torch.contiguous_format, torch.channels_last)):
         function = ROWS[name](drawer(device.device, dtype, memory_format))

@@ -1,7 +1,8 @@
-"""Writes README's table of what has run where, from the result files: python benchmarks/readme.py [--check]
+"""Writes README's tables, what has run where and how fast, from the result files: python benchmarks/readme.py [--check]
 
 An architecture was *run* where a GPU report of a device of that compute capability passed, *emulated* where `make prove`
-passed (one source for all architectures), and *compiled* by the toolkits whose `make budgets` passed.
+passed (one source for all architectures), and *compiled* by the toolkits whose `make budgets` passed. Speeds are the fp16
+channels_last rows of batch 1 that bench_gpu.py measured.
 """
 
 import argparse
@@ -14,6 +15,8 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- made by benchmarks/readme.py from benchmarks/results -->", "<!-- end -->"
+BEGIN_SPEEDS = "<!-- speeds, made by benchmarks/readme.py from benchmarks/results/*/bench_gpu.json -->"
+NO_SPEEDS = "No GPU has run this version yet; `python benchmarks/bench_gpu.py` makes this table."
 DEVICES = {
     "61": "GTX 1080 Ti", "62": "Jetson TX2", "70": "V100", "75": "T4, RTX 20", "80": "A100", "86": "RTX 30",
     "89": "RTX 40, L4", "90": "H100, H200", "100": "B200", "120": "RTX 50",
@@ -68,12 +71,33 @@ def table() -> str:
     return "\n".join(rows)
 
 
+def speeds() -> str:
+    """Ours against the best peer; peers that could not be measured are named beside it."""
+    lines = []
+    for path in sorted(RESULTS.glob("*/bench_gpu.json")):
+        report = json.loads(path.read_text())
+        gpu = f"[{report['device']['name']}, {report['date']}](benchmarks/results/{path.parent.name}/bench_gpu.csv)"
+        for row in report["rows"]:
+            if (row["batch"], row["dtype"], row["layout"]) != (1, "float16", "nhwc"):
+                continue
+            missing = [peer for peer in report["peers"] if f"{peer}_kernel_ms" not in row]
+            peer = f"{row['peer_ms']:.3g}, {row['peer']}" if "peer" in row else ""
+            peer += f" (without {', '.join(missing)})" if missing else ""
+            ours = f"{row['ours_ms']:.3g}" if "ours" in row else ""
+            times = f"{row['speedup']:.2f}" if row["status"] == "passed" and "speedup" in row else row["status"]
+            lines.append(f"| {gpu} | {row['name']} | {row['size']} | {ours} | {peer} | {times} |")
+    head = ["| GPU | network or operator | image | ours, ms | best peer, ms | times as fast |", "| --- " * 6 + "|"]
+    return "\n".join(head + lines) if lines else NO_SPEEDS
+
+
 def rewritten(text: str) -> str:
-    before, _, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise SystemExit(f"{README}: has no lines '{BEGIN}' and '{END}' to write between")
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+    for begin, made in ((BEGIN, table()), (BEGIN_SPEEDS, speeds())):
+        before, _, rest = text.partition(begin)
+        _, end, after = rest.partition(END)
+        if not end:
+            raise SystemExit(f"{README}: has no lines '{begin}' and '{END}' to write between")
+        text = f"{before}{begin}\n{made}\n{END}{after}"
+    return text
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import torch
 
 import swiftnet_ext as sx
 from benchmarks.bench_operators import CHANNELS, check_close, conv, drawer, lateral, multiscale, pyramid
-from benchmarks.gpu import StepFailed
+from benchmarks.gpu import StepFailed, fp32_without_tf32
 from swiftnet_ext import ops
 from swiftnet_ext.nn import UpsampleBlend, fused
 
@@ -26,15 +26,16 @@ REQUIRED = {  # row → column, at least
 }
 
 
-def blend_conv(draw, zoom: float) -> Callable[..., torch.Tensor]:
+def blend_conv(draw, zoom: float, library=ops) -> Callable[..., torch.Tensor]:
     x, weight = draw(1, CHANNELS, int(128 * zoom), int(256 * zoom)), draw(CHANNELS, CHANNELS, 3, 3) / 34
-    return lambda **options: ops.conv3x3(x, weight, **options)
+    return lambda **options: library.conv3x3(x, weight, **options)
 
 
-def block(draw, zoom: float) -> Callable[[], torch.Tensor]:
-    x, tap = draw(1, CHANNELS, int(64 * zoom), int(128 * zoom)), draw(1, 64, int(128 * zoom), int(256 * zoom))
+def block(draw, zoom: float, stride: int = 4) -> Callable[[], torch.Tensor]:
+    height, width, channels = int(512 * zoom) // stride, int(1024 * zoom) // stride, 16 * stride
+    x, tap = draw(1, CHANNELS, height // 2, width // 2), draw(1, channels, height, width)
     memory_format = torch.channels_last if x.stride(1) == 1 else torch.contiguous_format
-    module = UpsampleBlend(CHANNELS, 64).eval().to(x.device).to(memory_format=memory_format)
+    module = UpsampleBlend(CHANNELS, channels).eval().to(x).to(memory_format=memory_format)
     return lambda: module(x, tap)
 
 
@@ -55,8 +56,8 @@ def eager() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def kernels(device) -> Iterator[None]:
-    with sx.use_backend(device.backend, strict=True), torch.inference_mode():
+def kernels(device, strict: bool = True) -> Iterator[None]:
+    with sx.use_backend(device.backend, strict), torch.inference_mode():
         yield
 
 
@@ -78,8 +79,7 @@ def milliseconds(device, function, ours: Dict[str, dict], quick: bool) -> Dict[s
 
 
 def measure(device, quick: bool) -> Dict[str, object]:
-    torch.backends.cudnn.benchmark = True
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    fp32_without_tf32()
     peak, zoom, rows = device.fp32_peak(), ZOOM / device.shrink, []
     for name, memory_format in itertools.product(
         [*CONVOLUTIONS, *OTHERS], (torch.contiguous_format, torch.channels_last)

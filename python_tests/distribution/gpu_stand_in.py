@@ -3,8 +3,11 @@
 import os
 import time
 
+import torch
+
 from benchmarks import gpu
 from benchmarks.gpu import ROOT, StepFailed
+from swiftnet_ext import ops
 from swiftnet_ext.ops import current_backend
 
 
@@ -60,8 +63,23 @@ class StandIn:
         function()
         return len(emulation.take_launches())
 
-    def microseconds(self, function, repeats):
+    def microseconds(self, function, repeats, warm_up=5):
         return 20.0 if current_backend()[0] == "reference" else 1.0  # the real sizes take minutes here
+
+    def wall_microseconds(self, function, repeats):
+        return self.microseconds(function, repeats) + 10.0
+
+    def compile(self, function):
+        return function
+
+    def release(self):
+        pass
+
+    def copy_rate(self):
+        return 500.0
+
+    def matrix_rate(self, dtype):
+        return 10.0 if dtype == torch.float32 else 80.0
 
 
 class FailingBuild(StandIn):
@@ -90,6 +108,31 @@ class NoCapture(StandIn):
 class StaleGraph(StandIn):
     def capture(self, function):
         return (lambda: None), function()
+
+
+class NoCompiler(StandIn):
+    def compile(self, function):
+        raise RuntimeError("no working C compiler\nwas found")
+
+
+class FailsWhenTimed(StandIn):
+    """A side that gives its result, and then has no memory left."""
+
+    def wall_microseconds(self, function, repeats):
+        if current_backend()[0] == "reference":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().wall_microseconds(function, repeats)
+
+
+class WrongKernels(StandIn):
+    """The emulated conv3x3 and labels are off."""
+
+    def __init__(self):
+        for name in ("conv3x3", "multiscale_mean"):
+            setattr(ops, name, self.one_more(getattr(ops, name)))
+
+    def one_more(self, right):
+        return lambda *args, **kwargs: right(*args, **kwargs) + (current_backend()[0] != "reference")
 
 
 class Growing(StandIn):
@@ -133,7 +176,7 @@ class Slow(StandIn):
     def fp32_peak(self):
         return 431.0
 
-    def microseconds(self, function, repeats):
+    def microseconds(self, function, repeats, warm_up=5):
         return 1.0
 
 

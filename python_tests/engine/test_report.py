@@ -87,11 +87,13 @@ def draw(kind, path):
         charts.class_bars({"a": {"Sky": 90.0, "Pole": None}, "b": {"Sky": 80.0, "Pole": 10.0}}, path, "IoU")
     elif kind == "ablation_bars":
         charts.ablation_bars([("base", [60.0, 61.0], 75.4), ("other", [55.0], None)], path, "ablation")
+    elif kind == "speedup_bars":
+        charts.speedup_bars([("faster", 1.0, 2.5), ("slower", 2.0, 1.0)] * 3, path, "speed-ups")
     else:
         charts.confusion(np.array([[9, 1, 0], [2, 8, 0], [0, 0, 0]]), ["a", "b", "c"], path, "confusion")
 
 
-@pytest.mark.parametrize("kind", ["learning_curves", "class_bars", "ablation_bars", "confusion"])
+@pytest.mark.parametrize("kind", ["learning_curves", "class_bars", "ablation_bars", "speedup_bars", "confusion"])
 def test_charts(kind, tmp_path):
     a, b = tmp_path / "a.png", tmp_path / "b.png"
     draw(kind, a)

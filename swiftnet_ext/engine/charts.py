@@ -100,6 +100,25 @@ def ablation_bars(rows: Sequence[Row], path: Path, title: str) -> None:
     _save(figure, path)
 
 
+def speedup_bars(rows: Sequence[Tuple[str, float, float]], path: Path, title: str) -> None:
+    """How many times as fast ours is as the best peer: a bar for each row, a line at 1, both times beside the bar.
+
+    Args:
+        rows: of each its name, our time and the peer's, in milliseconds.
+    """
+    figure, axes = _figure(9, 1.2 + 0.24 * len(rows), title)
+    ratios = [peer / ours for _, ours, peer in rows]
+    axes.barh(range(len(rows)), ratios, 0.7, color=[BLUE if ratio >= 1 else ORANGE for ratio in ratios])
+    for i, (_, ours, peer) in enumerate(rows):
+        axes.annotate(f" {peer:.3g} → {ours:.3g} ms", (ratios[i], i), ha="left", va="center", fontsize=7)
+    axes.axvline(1, color=GREY, linewidth=1)
+    axes.set_xlim(0, 1.25 * max(1.0, *ratios))
+    axes.set_yticks(range(len(rows)), [name for name, _, _ in rows], fontsize=7)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlabel("best peer's time / ours (beside the bar: best peer → ours)", fontsize=8)
+    _save(figure, path)
+
+
 def confusion(counts: np.ndarray, names: Sequence[str], path: Path, title: str) -> None:
     """A confusion matrix, each row in percent of its class's pixels.
 
