@@ -95,6 +95,13 @@ class CudaDevice:
         cmake_build(ROOT / "build" / "emulation", "-DSWIFTNET_EMULATION=ON")
         return {"architecture": architecture}
 
+    def matrix_dtypes(self) -> List[torch.dtype]:
+        """What its tensor cores take."""
+        from swiftnet_ext.ops.backend import tensor_cores_take
+
+        capability = torch.cuda.get_device_capability(0)
+        return [dtype for dtype in (torch.float16, torch.bfloat16) if tensor_cores_take(dtype, capability)]
+
     def control_program(self) -> Path:
         """A program that does wrong what its argument names; a sanitizer that says nothing of it is not at work."""
         return nvcc_build("sanitizer_control")

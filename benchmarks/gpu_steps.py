@@ -21,13 +21,17 @@ ROOT = Path(__file__).parents[1]
 for folder in (ROOT, ROOT / "python_tests", ROOT / "benchmarks"):
     sys.path.insert(0, str(folder))
 
+from core.ops import test_tensor_cores as tensor_cores  # noqa: E402
 from core.ops.cases import COMBINATIONS, DTYPES, FORMATS, bound  # noqa: E402
 
 import swiftnet_ext as sx  # noqa: E402
 from benchmarks.gpu import StepFailed, fp32_without_tf32, load_device, run  # noqa: E402
 
 SCRATCH = Path(os.environ.get("GPU_REPORT_SCRATCH", ROOT / "build" / "gpu_report"))  # tools' own logs
-SMALL = [(2, 9, 17, (5, 17), (9, 33)), (1, 17, 65, (2, 16), (3, 32)), (1, 3, 4, (4, 8), (8, 16))]
+SMALL = [
+    (2, 16, 24, (5, 17), (9, 33)), (1, 17, 65, (2, 16), (3, 32)), (1, 3, 4, (4, 8), (8, 16)), (1, 9, 17, (5, 17), (9, 33)),
+]  # fmt: skip
+TENSOR_CORES = [(1, 24, 40, 72, (5, 17), (9, 33)), (2, 16, 16, 120, (3, 8), (8, 16)), (1, 8, 8, 24, (4, 16), (8, 34))]
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 
 
@@ -99,6 +103,10 @@ def every_operator(device) -> int:
         for shape in SMALL:
             call(device, case, case.make(shape, variant, dtype, memory_format, device.device), variant)
             calls += 1
+    for case, dtype, shape in itertools.product(tensor_cores.CASES, device.matrix_dtypes(), TENSOR_CORES):
+        with sx.use_backend(device.backend, strict=True), torch.no_grad():
+            case.call(tensor_cores.arguments(case.names, shape, dtype, device.device))
+        calls += 1
     device.synchronize()
     return calls
 

@@ -26,6 +26,9 @@ class StandIn:
     def build(self):
         return {"architecture": "none"}
 
+    def matrix_dtypes(self):
+        return [torch.bfloat16]
+
     def control_program(self):
         return "sanitizer_control"
 

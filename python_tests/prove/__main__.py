@@ -22,7 +22,9 @@ from .mutation import kill, test_arguments
 
 OUT = ROOT / "build" / "prove"
 RECORD = ROOT / "benchmarks" / "results" / "emulated" / "prove.json"
-NUMERIC, CONTRACT, HUGE = (f"core/ops/test_{name}.py" for name in ("numeric", "contract", "huge"))
+NUMERIC, CONTRACT, TENSOR_CORES, HUGE = (
+    f"core/ops/test_{name}.py" for name in ("numeric", "contract", "tensor_cores", "huge")
+)
 LEAST_SHAPES, LEAST_MUTANTS, LEAST_COVERAGE = 60, 25, 98.0
 EMULATED = ["--backends", "emulated"]
 BOTH = ["--backends", "reference,emulated"]
@@ -42,16 +44,16 @@ def tests(name: str, arguments: List[str], check: str = "none") -> Callable[[int
 
 
 def numeric(jobs: int) -> str:
-    return f"{tests('numeric', [NUMERIC, '-k', 'not exact', *BOTH])(jobs)}: {shapes()}"
+    return f"{tests('numeric', [NUMERIC, TENSOR_CORES, '-k', 'not exact', *BOTH])(jobs)}: {shapes()}"
 
 
 def race(jobs: int) -> str:
-    return tests("race", ["emulation", NUMERIC, CONTRACT, *EMULATED], "race")(jobs) + ": 0 races, 3 orders bit-equal"
+    return tests("race", ["emulation", NUMERIC, CONTRACT, TENSOR_CORES, *EMULATED], "race")(jobs) + ": 0 races, 3 orders bit-equal"
 
 
 def bounds(jobs: int) -> str:
     # the probes, but no other orders of threads: they reach the same memory
-    chosen = ["emulation/test_probes.py", NUMERIC, CONTRACT, *EMULATED]
+    chosen = ["emulation/test_probes.py", NUMERIC, CONTRACT, TENSOR_CORES, *EMULATED]
     return tests("bounds", chosen, "sanitize")(jobs) + ": 0 sanitizer reports"
 
 
@@ -83,7 +85,7 @@ def mutants(jobs: int) -> str:
 
 def device_coverage(jobs: int) -> str:
     coverage.forget()
-    all_pass("coverage", [NUMERIC, CONTRACT, "emulation/test_orders.py", *EMULATED], jobs, OUT / "coverage.xml")
+    all_pass("coverage", [NUMERIC, CONTRACT, TENSOR_CORES, "emulation/test_orders.py", *EMULATED], jobs, OUT / "coverage.xml")
     measured = coverage.measure()
     (OUT / "missed_lines.txt").write_text("\n".join(measured.missed) + "\n")
     text = f"{measured.percent:.1f} % of {measured.lines} device lines"
@@ -94,7 +96,7 @@ def device_coverage(jobs: int) -> str:
 
 STEPS: Dict[str, Tuple[str, Callable[[int], str]]] = {
     "numeric": ("none", numeric),
-    "exact": ("none", tests("exact", [NUMERIC, "-k", "exact", *BOTH])),
+    "exact": ("none", tests("exact", [NUMERIC, TENSOR_CORES, "-k", "exact", *BOTH])),
     "layout": ("none", tests("layout", [CONTRACT, "-k", "strides and not NaN or expanded or parameters", *BOTH])),
     "frame": ("none", tests("frame", [CONTRACT, "-k", "framed or every_element or left_alone", *BOTH])),
     "empty": ("none", tests("empty", [CONTRACT, "-k", "empty or nan_and_inf or minus_infinity or mark_nan", *BOTH])),

@@ -48,7 +48,8 @@ class Case:
     variants = ()  # type: tuple
     vectors = ()  # type: tuple  # arguments that may be absent and may be fp32 beside fp16 maps
     integers = 2  # up to which all sums are exact in fp16, on EXACT_SHAPES
-    wide_shapes = ()  # type: tuple  # beside SHAPES: large enough for a kernel of larger tiles
+    shapes = tuple(SHAPES)
+    wide_shapes = ()  # type: tuple  # beside these: large enough for a kernel of larger tiles
 
     def tensors(self, shape, variant, rand):
         """Arguments as fp32 tensors, drawn with rand(*shape)."""
@@ -267,6 +268,65 @@ class LateralAdd(Case):
         return shape[1]
 
 
+class UpsampleBlend(Case):
+    """In several launches, of operators that have cases of their own; test_tensor_cores.py has the one launch."""
+
+    name = "upsample_blend"
+    variants = ("bilinear", "nearest_head")
+    vectors = (
+        "lateral_bias", "bias", "scale", "shift", "out_scale", "out_shift", "head_bias", "head_scale", "head_shift",
+    )  # fmt: skip
+    integers = 1
+    shapes = tuple(SHAPES[::6])
+
+    def tensors(self, shape, variant, rand):
+        n, c, k, small, size = shape
+        taps, classes = 1 + c % 11, 1 + c % 24
+        t = {"x": rand(n, c, *small), "tap": rand(n, taps, *size), "lateral_weight": rand(c, taps, 1, 1)}
+        t.update(weight=rand(k, c, 3, 3), lateral_bias=rand(c), bias=rand(k), scale=rand(taps), shift=rand(taps))
+        t.update(out_scale=rand(c), out_shift=rand(c))
+        if "head" in variant:
+            t.update(head_weight=rand(classes, k, 1, 1), head_bias=rand(classes), head_scale=rand(k), head_shift=rand(k))
+        return t
+
+    @staticmethod
+    def mode(variant):
+        return variant.partition("_")[0]
+
+    def call(self, t, variant):
+        return sx.ops.upsample_blend(mode=self.mode(variant), **t)
+
+    def activated(self, t, variant):
+        affines = {name: t[name] for name in ("scale", "shift", "out_scale", "out_shift")}
+        lateral = t["lateral_weight"], t["x"], t["lateral_bias"]
+        return oracle.lateral_add(t["tap"], *lateral, relu=True, mode=self.mode(variant), **affines)
+
+    def expected(self, t, variant):
+        y = oracle.linear(*self.activated(t, variant), weight=t["weight"], bias=t["bias"], algorithm=widest(t["x"].shape[1]))
+        if "head_weight" not in t:
+            return y
+        hidden = oracle.activate(*y, scale=t["head_scale"], shift=t["head_shift"])
+        return oracle.linear(*hidden, weight=t["head_weight"], bias=t["head_bias"])
+
+    def terms(self, shape, variant):
+        return 12 + 9 * shape[1] + shape[2]
+
+    def stored(self, t, variant, dtype):
+        """The maps between the operators are in the maps' dtype."""
+        y, _ = self.activated(t, variant)
+        error = oracle.UNIT[dtype] * y + oracle.TINY[dtype]
+        sums = half2_error(y + error, t["weight"]) if self.in_half(variant, dtype) else 0.0
+        error = oracle.conv(error, t["weight"].abs()) + sums
+        if "head_weight" not in t:
+            return error
+        hidden, _ = oracle.linear(y, y, t["weight"], t["bias"])
+        error = error + oracle.UNIT[dtype] * (hidden.abs() + error) + oracle.TINY[dtype]
+        return oracle.conv(oracle.channels(t["head_scale"].abs()) * error, t["head_weight"].abs())
+
+    def in_half(self, variant, dtype):
+        return sums_in_half(dtype)
+
+
 class SpatialPyramidPool(Case):
     name = "spatial_pyramid_pool"
     variants = ("bilinear", "nearest")
@@ -335,6 +395,7 @@ CASES = [
     Conv3x3(),
     Conv3x3WithSum(),
     Conv3x3Head(),
+    UpsampleBlend(),
 ]
 IDS = [case.name for case in CASES]
 COMBINATIONS = [
@@ -362,12 +423,15 @@ def bound(case, shape, t, variant, dtype):
 
     Adding n products in fp32 errs by at most n·u·Σ|terms| (u = 2^-24); the prologue's and epilogue's few roundings add
     16. (Winograd adds C products a point, its transforms round 2 times for inputs, 4 for weights and 4 for outputs, and
-    the terms are those of the transforms' absolute values.) A resize's source coordinate, up to the map's size s, is off
+    the terms are those of the transforms' absolute values.) On tensor cores, which "auto" is on newer GPUs, each product
+    counts MMA_UNIT. A resize's source coordinate, up to the map's size s, is off
     by 3·s·u at most, so each interpolated value errs by 6·s·u of its magnitude. Storing rounds once to the dtype.
     """
     t = to_double(t)
     value, magnitude = case.expected(t, variant)
     side = max(shape[3] + shape[4]) * 2
-    arithmetic = (case.terms(shape, variant) + 16 + 6 * side) * oracle.UNIT[torch.float32] * magnitude
+    tensor_cores = dtype is torch.float16 and torch.cuda.is_available()
+    unit = oracle.MMA_UNIT if tensor_cores else oracle.UNIT[torch.float32]
+    arithmetic = (case.terms(shape, variant) + 16 + 6 * side) * unit * magnitude
     arithmetic = arithmetic + case.stored(t, variant, dtype)
     return value, arithmetic + oracle.UNIT[dtype] * value.abs() + oracle.TINY[dtype]

@@ -10,6 +10,9 @@ import torch
 # half the distance from 1 to the next number, and half the smallest subnormal
 UNIT = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 TINY = {torch.float32: 2.0**-150, torch.float16: 2.0**-25, torch.bfloat16: 2.0**-134}
+# Adding products, tensor cores may cut what they add to 24 bits of the largest among 17: in each, 2^-23 of the sum of
+# magnitudes, where a rounded addition errs by 2^-24. That is once for 16 products, so 17/16 · 2^-23 for each.
+MMA_UNIT = 17 / 16 * 2.0**-23
 
 
 def bilinear_matrix(out, size):

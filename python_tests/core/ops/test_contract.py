@@ -286,6 +286,6 @@ def test_the_kernels_refuse_what_would_leave_their_memory(backend):
     head, logits = torch.zeros(25, 2, 1, 1), torch.zeros(1, 25, 4, 4)
     points = torch.zeros(module.conv3x3_packed_numel("winograd", 2, 4))
     with pytest.raises(ValueError, match="head_weight: expected 1 to 24 outputs"):
-        module.conv3x3_head(t, weight, points, True, None, None, None, head, None, logits, 0)
+        module.conv3x3_head(t, weight, "winograd", points, True, None, None, None, head, None, logits, 0)
     with pytest.raises(ValueError, match="packed: expected shape"):
-        module.conv3x3_head(t, weight, packed, True, None, None, None, head[:24], None, logits[:, :24], 0)
+        module.conv3x3_head(t, weight, "winograd", packed, True, None, None, None, head[:24], None, logits[:, :24], 0)

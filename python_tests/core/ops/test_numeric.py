@@ -19,7 +19,7 @@ def is_channels_last(y):
 @pytest.mark.parametrize("case, variant, dtype", COMBINATIONS)
 @formats
 def test_error_is_within_the_derived_bound(case, variant, dtype, memory_format, backend, device):
-    for seed, shape in enumerate(SHAPES + list(case.wide_shapes)):
+    for seed, shape in enumerate(case.shapes + case.wide_shapes):
         t = case.make(shape, variant, dtype, memory_format, device, seed)
         y = case.call(t, variant)
         value, allowed = bound(case, shape, t, variant, dtype)

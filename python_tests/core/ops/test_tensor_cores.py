@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import swiftnet_ext as sx
+from swiftnet_ext import _native
 from swiftnet_ext.ops import packed
 from swiftnet_ext.ops.backend import no_tensor_cores, tensor_cores_take
 
@@ -37,10 +38,6 @@ EXACT_SHAPES = [
     (1, 8, 8, 136, (3, 5), (12, 20)), (1, 16, 16, 40, (9, 33), (9, 33)),
 ]  # fmt: skip
 CLASSES = (1, 19, 24)
-
-# Adding products, the tensor cores may cut what they add to 24 bits of the largest among 17: in each, 2^-23 of the sum
-# of magnitudes, where a rounded addition errs by 2^-24. That is once for 16 products, so 17/16 · 2^-23 for each.
-MMA_UNIT = 17 / 16 * 2.0**-23
 
 
 def arguments(names, shape, dtype, device, rand=None, classes=19, seed=0):
@@ -75,7 +72,7 @@ class Conv:
     @staticmethod
     def expected(t, dtype):
         total, magnitude = oracle.conv3x3(t["x"], t["weight"], t["bias"], t["residual"], False, "direct")
-        error = 9 * t["x"].shape[1] * MMA_UNIT * magnitude
+        error = 9 * t["x"].shape[1] * oracle.MMA_UNIT * magnitude
         return torch.cat([total.clamp(min=0), total], 1), torch.cat([magnitude] * 2, 1), torch.cat([error] * 2, 1)
 
 
@@ -92,7 +89,7 @@ def head_of(y, magnitude, error, t, dtype, affine):
     error = stored(hidden, error + 4 * oracle.UNIT[torch.float32] * size, dtype)
     value, total = oracle.linear(hidden, size, t["head_weight"], t["head_bias"])
     weights = t["head_weight"].abs()
-    return value, total, oracle.conv(error, weights) + (hidden.shape[1] + 16) * MMA_UNIT * total
+    return value, total, oracle.conv(error, weights) + (hidden.shape[1] + 16) * oracle.MMA_UNIT * total
 
 
 class Head:
@@ -107,7 +104,7 @@ class Head:
     @staticmethod
     def expected(t, dtype):
         y, magnitude = oracle.linear(t["x"], t["x"].abs(), t["weight"], t["bias"])
-        error = (9 * t["x"].shape[1] + 16) * MMA_UNIT * magnitude
+        error = (9 * t["x"].shape[1] + 16) * oracle.MMA_UNIT * magnitude
         return head_of(y, magnitude, error, t, dtype, ("head_scale", "head_shift"))
 
 
@@ -129,14 +126,14 @@ class Blend:
         error = stored(activated, 4 * u32 * magnitude, dtype)
         weights = t["lateral_weight"].abs()
         y, total = oracle.linear(activated, magnitude, t["lateral_weight"], t["lateral_bias"])
-        error = oracle.conv(error, weights) + (t["tap"].shape[1] + 16) * MMA_UNIT * total
+        error = oracle.conv(error, weights) + (t["tap"].shape[1] + 16) * oracle.MMA_UNIT * total
         y, total = y + oracle.resize(t["x"], size, cls.mode), total + oracle.resize(t["x"].abs(), size, cls.mode)
         side = max(*size, *t["x"].shape[2:]) * 2
         error = error + (16 + 6 * side) * u32 * total
         y, total = oracle.activate(y, total, t["out_scale"], t["out_shift"])
         error = stored(y, oracle.channels(t["out_scale"].abs()) * error + 4 * u32 * total, dtype)
         value, magnitude = oracle.linear(y, total, t["weight"], t["bias"])
-        error = oracle.conv(error, t["weight"].abs()) + (9 * y.shape[1] + 16) * MMA_UNIT * magnitude
+        error = oracle.conv(error, t["weight"].abs()) + (9 * y.shape[1] + 16) * oracle.MMA_UNIT * magnitude
         return value, magnitude, error
 
     @classmethod
@@ -305,6 +302,41 @@ def test_errors_name_the_argument_and_the_cure(backend, device):
     x = in_format(x, "channels_last").half()
     with pytest.raises(ValueError, match="conv3x3: weight: expected outputs in eights"):
         sx.ops.conv3x3(x, weight[:5].half(), algorithm="tensor_cores")
+
+
+def test_direct_calls_of_the_module_are_checked(backend, device):
+    """C++ checks again what its memory safety needs."""
+    if backend != "emulated":
+        return
+    module = _native.emulated()[0]
+    t = arguments(Blend.names, (1, 16, 24, 40, (3, 9), (10, 35)), torch.float16, device)
+    out = in_format(torch.zeros(1, 40, 10, 35, dtype=torch.float16), "channels_last")
+    weights = torch.zeros(module.conv3x3_packed_numel("tensor_cores", 40, 24))
+
+    def call(packed=weights, y=out, **changed):
+        given = dict(t, **changed)
+        maps = [given[name] for name in ("tap", "lateral_weight", "x", "weight")]
+        module.upsample_blend(*maps, packed, True, *[None] * 10, "nearest", y, 0)
+
+    call()
+    with pytest.raises(ValueError, match="packed: expected shape"):
+        call(packed=weights[4:])
+    with pytest.raises(ValueError, match="out: expected shape"):
+        call(y=out[:, :8])
+    with pytest.raises(ValueError, match="out: expected a channels_last map"):
+        call(y=out.contiguous())
+    with pytest.raises(ValueError, match="lateral_weight: expected shape"):
+        call(tap=t["tap"][:, :8])
+    with pytest.raises(ValueError, match="channels_last maps with channels in eights"):
+        call(x=t["x"].contiguous())
+    x = t["tap"]
+    with pytest.raises(ValueError, match="tensor_cores takes channels_last maps"):
+        points = torch.zeros(module.conv3x3_packed_numel("tensor_cores", 8, 16))
+        weight = torch.zeros(8, 16, 3, 3, dtype=torch.float16)
+        module.conv3x3(x, weight, "tensor_cores", points, True, None, None, False, None, out[:, :8].contiguous(), 0)
+    head = torch.zeros(25, 40, 1, 1, dtype=torch.float16), torch.zeros(1, 25, 3, 9, dtype=torch.float16)
+    with pytest.raises(ValueError, match="head_weight: expected 1 to 24 outputs"):
+        module.conv3x3_head(t["x"], t["weight"], "tensor_cores", weights, True, None, None, None, head[0], None, head[1], 0)
 
 
 def test_bfloat16_on_an_older_architecture_says_why_not():
