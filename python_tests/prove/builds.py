@@ -55,7 +55,7 @@ def environment_for(check: str, module_folder: Path) -> Dict[str, str]:
         # libstdc++ too, for AddressSanitizer to find the exceptions' functions before anything else is loaded
         environment["LD_PRELOAD"] = f"{library('libasan.so')} {library('libstdc++.so')}"
         # Python leaks by design; reports become exceptions, each of them
-        environment["ASAN_OPTIONS"] = "detect_leaks=0:halt_on_error=0:suppress_equal_pcs=0"
+        environment["ASAN_OPTIONS"] = "detect_leaks=0:halt_on_error=0:suppress_equal_pcs=0:abort_on_error=1"
     return environment
 
 

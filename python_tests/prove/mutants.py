@@ -39,6 +39,14 @@ def labels(test: str) -> str:
     return f"core/ops/test_multiscale_labels.py::{test}"
 
 
+def tensor(case: str, dtype: str = "float16") -> str:
+    return f"core/ops/test_tensor_cores.py::test_error_is_within_the_derived_bound[emulated-{dtype}-{case}]"
+
+
+def tensor_orders(case: str) -> str:
+    return f"emulation/test_orders.py::test_tensor_cores_in_any_order[{case}]"
+
+
 def huge(test: str) -> str:
     return f"core/ops/test_huge.py::{test}"
 
@@ -359,4 +367,54 @@ MUTANTS: List[Mutant] = [
            numeric("multiscale_mean", "softmax_then_resize")),
     Mutant("two taps of a large map change places", "multiscale_mean.cuh", "return i % 2 ? tap.upper : tap.lower;",
            "return i % 2 ? tap.lower : tap.upper;", numeric("multiscale_mean", "softmax_then_resize")),
+    # tensor cores
+    Mutant("a step does not wait for its copies", "conv3x3_mma.cuh", "wait_for_copies<Traits::kStages - 2>();",
+           "wait_for_copies<Traits::kStages - 1>();", tensor("Conv")),
+    Mutant("no barrier between steps", "conv3x3_mma.cuh",
+           "    __syncthreads();  // all copies of this step have arrived; the last step has been multiplied\n", "",
+           tensor_orders("Conv"), "race"),
+    Mutant("the epilogue does not wait for the last step", "conv3x3_mma.cuh",
+           "  __syncthreads();  // the shared memory is free\n", "", tensor_orders("Conv"), "race"),
+    Mutant("weights overwrite the step to come", "conv3x3_mma.cuh",
+           "stage == 0 ? Traits::kStages - 1 : stage - 1;", "stage == Traits::kStages - 1 ? 0 : stage + 1;", tensor("Conv")),
+    Mutant("both halos go to one buffer", "conv3x3_mma.cuh",
+           "copy_async(halos + slice % 2 * Traits::kSlice", "copy_async(halos", tensor("Conv")),
+    Mutant("the row above the image is copied", "conv3x3_mma.cuh", "const bool there = h >= 0 && h <",
+           "const bool there = h <", tensor("Conv")),
+    Mutant("the channels' tail is not masked", "conv3x3_mma.cuh", "w < x.width && channel < x.channels;",
+           "w < x.width;", "core/ops/test_tensor_cores.py::test_nothing_outside_is_read_and_everything_is_written[emulated-Conv]"),
+    Mutant("groups beyond the packed ones are read", "conv3x3_mma.cuh", "there = group < groups;", "there = true;",
+           tensor("Conv"), "sanitize"),
+    Mutant("rows and columns of taps change places", "conv3x3_mma.cuh", "tap / 3, tap % 3)", "tap % 3, tap / 3)",
+           tensor("Conv")),
+    Mutant("a tap further down", "conv3x3_mma.cuh", "const int r = step * Traits::kTaps / 3,",
+           "const int r = 2 - step * Traits::kTaps / 3,", tensor("Conv")),
+    Mutant("the second eight outputs repeat the first", "conv3x3_mma.cuh", "odd[2] = {b[2], b[3]};",
+           "odd[2] = {b[0], b[1]};", tensor("Conv")),
+    Mutant("all outputs of a thread take one bias", "mma_epilogue.cuh",
+           "k < epilogue.out.channels ? epilogue.bias[k + i] : 0.f;", "k < epilogue.out.channels ? epilogue.bias[k] : 0.f;",
+           tensor("Conv", "bfloat16")),
+    Mutant("the tensor cores' column tail is not masked", "mma_epilogue.cuh",
+           "if (h < epilogue.out.height && w < epilogue.out.width && k", "if (h < epilogue.out.height && k",
+           tensor("Conv")),
+    Mutant("a warp overwrites sums that its lanes still read", "mma_epilogue.cuh",
+           "    for (int m = 0; m < 4; m++) {\n      __syncwarp();\n", "    for (int m = 0; m < 4; m++) {\n",
+           tensor_orders("Conv"), "race"),
+    Mutant("no barrier between the halves of a head's sums", "mma_epilogue.cuh",
+           "            }\n      __syncthreads();\n    }\n", "            }\n    }\n", tensor_orders("Head"), "race"),
+    Mutant("a head of half of the outputs", "mma_epilogue.cuh", "turn == 0 ? logits[m][n][i] : *to + logits[m][n][i];",
+           "logits[m][n][i];", tensor("Head")),
+    Mutant("padding that is not zero", "upsample_blend.cuh", "Vector bits = {0.f, 0.f, 0.f, 0.f};",
+           "Vector bits = {1.f, 0.f, 0.f, 0.f};", tensor("Blend")),
+    Mutant("the affine of other tap channels", "upsample_blend.cuh", "? c : 0) + 2 * i);", "? c : 0));", tensor("Blend")),
+    Mutant("rows of the lateral's weight repeat", "upsample_blend.cuh", "+ 2 * j + g % 2;\n        Vector8", "+ 2 * j;\n        Vector8",
+           tensor("Blend")),
+    Mutant("no barrier before the affine is read", "upsample_blend.cuh", "  __syncthreads();\n  make_halo", "  make_halo",
+           tensor_orders("Blend"), "race"),
+    Mutant("the columns' taps are the rows'", "upsample_blend.cuh", "taps[kHaloRows + pixel.w - tile.column + 1]",
+           "taps[pixel.h - tile.row + 1]", tensor("BlendNearest")),
+    Mutant("shared memory without the last slice", "conv3x3_mma.cuh", "vectors = slices * Traits::kSlice +",
+           "vectors = (slices - 1) * Traits::kSlice +", tensor("Blend"), "sanitize"),
+    Mutant("shared memory without the epilogue's", "conv3x3_mma.cuh",
+           "vectors * sizeof(Vector) > Epilogue::template shared_bytes<Traits>() ?", "vectors > 0 ?", tensor("Blend"), "sanitize"),
 ]  # fmt: skip
