@@ -175,7 +175,8 @@ def test_flags_are_the_builds():
 
 
 def row_of(source, kernel, arch):
-    return budgets.read_table(ROOT / "benchmarks" / "budgets" / "cuda-11.8.csv")[source, kernel, arch]
+    release = "13.0" if arch == "89" else "11.8"
+    return budgets.read_table(ROOT / "benchmarks" / "budgets" / f"cuda-{release}.csv")[source, kernel, arch]
 
 
 @pytest.mark.parametrize("access", ["0", "1"])
@@ -204,3 +205,23 @@ def test_half2s_3x3_is_at_the_tx2s_limit(access):
     row = row_of("conv3x3_half2.cu", "conv3x3_half2_kernel<(Access){}>".format(access), "62")
     assert row["loop_multiply_kinds"] == "HFMA2:1152" and float(row["loop_multiply_share"]) >= 0.77
     assert int(row["registers_of_block"]) <= 32768 and int(row["blocks"]) >= 2
+
+
+@pytest.mark.parametrize("outputs", [128, 64, 32])
+@pytest.mark.parametrize("arch", ["75", "80", "86", "89", "90"])
+def test_the_3x3_on_tensor_cores(arch, outputs):
+    """A row of taps a step: no product but HMMA, whose factors come by ldmatrix; copies by 128 bits, one barrier."""
+    kernel = f"conv3x3_mma_kernel<half, MmaTraits<{outputs}, 3>, MapEpilogue<half>>"
+    row = row_of("conv3x3_mma.cu", kernel, arch)
+    products = 3 * 4 * outputs // 16 * (2 if arch == "75" else 1)  # sm_75 takes half as many channels
+    assert row["loop_multiply_kinds"] == f"HMMA:{products}" and row["loop_barriers"] == "1"
+    assert int(row["loop_vector_loads"]) >= 3 * (4 + outputs // 32) + 3 * outputs // 128 + 3
+    assert int(row["blocks"]) >= (1 if outputs == 128 or arch == "75" else 2)
+
+
+@pytest.mark.parametrize("arch", ["75", "80", "86", "89", "90"])
+def test_the_block_on_tensor_cores(arch):
+    """Its longest loop makes the halo: the lateral's HMMA, tap, weights and x by 128 bits."""
+    row = row_of("upsample_blend.cu", "upsample_blend_kernel<half, MmaTraits<128, 1>, MapEpilogue<half>>", arch)
+    assert "HMMA:" in row["loop_multiply_kinds"]
+    assert int(row["loop_vector_loads"]) >= 3 * 2 + 8 + 3 * 2 * 2 * 4  # of three tiles; resized at four corners

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from core.ops import test_tensor_cores as tensor_cores
 
 import swiftnet_ext as sx
 
@@ -154,6 +155,35 @@ def test_the_block_moves_what_two_launches_must(memory_format, launches):
     ours, eager = (n // SECTOR for n in block_by_hand(*shape))
     assert ours <= maps <= ours + 8  # parameters start inside sectors
     assert maps <= 0.3 * eager
+
+
+def test_the_block_in_one_launch_moves_each_map_once(launches):
+    """tap and x in, the result out: 59 MB at stride 4 of 2048×1024 in fp16, where two launches move 126."""
+    taps, channels, height, width = 32, 64, 16, 64
+    shape = (1, taps, channels, channels, (height // 2, width // 2), (height, width))
+    t = tensor_cores.arguments(tensor_cores.Blend.names, shape, torch.float16, "cpu")
+    launches(lambda: tensor_cores.Blend.call(t))  # packs the weights
+    (run,) = launches(lambda: tensor_cores.Blend.call(t))
+    assert "upsample_blend" in run["kernel"] and run["blocks"] == 2 * 2
+    half = partial(sectors, size=2)
+    parameters = half(channels, taps) + half(channels, channels, 9) + sum(sectors(*v.shape) for v in t.values() if v.dim() == 1)
+    maps = half(*t["x"].shape) + half(*t["tap"].shape)
+    assert maps + parameters <= run["distinct_sectors_read"] <= maps + parameters + 8  # parameters start inside sectors
+    assert run["sectors_written"] == run["distinct_sectors_written"] == half(1, channels, height, width)
+    by_hand = (64 + 128 / 4 + 128) * 256 * 512 * 2
+    assert round(by_hand / 1e6) == 59 and round(block_by_hand(1, 64, 128, 256, 512)[0] / 2e6) == 126
+
+
+def test_tensor_cores_read_the_halo_by_whole_sectors(launches):
+    """A slice's 16 channels of a pixel are a sector; the weights come once a block."""
+    t = tensor_cores.arguments(("map", "weight"), (1, 8, 32, 64, (1, 1), (16, 64)), torch.float16, "cpu")
+    launches(lambda: sx.ops.conv3x3(algorithm="tensor_cores", **t))
+    (run,) = launches(lambda: sx.ops.conv3x3(algorithm="tensor_cores", **t))
+    half = partial(sectors, size=2)
+    assert run["distinct_sectors_read"] == half(*t["x"].shape) + half(*t["weight"].shape)
+    assert run["sectors_written"] == run["distinct_sectors_written"] == half(1, 64, 16, 64)
+    inside = 9 * 33  # pixels of the halo that lie inside the image, in each of its four corners
+    assert run["blocks"] == 4 and run["sectors_read"] == 4 * (2 * inside + half(*t["weight"].shape))
 
 
 def test_a_lighter_blend_gets_its_activated_input_in_one_pass(launches):

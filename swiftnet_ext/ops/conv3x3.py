@@ -52,13 +52,13 @@ def conv3x3(
     relu: bool = False,
     algorithm: str = "auto",
 ) -> Tensor:
-    """[relu](conv3×3(x) + bias + residual): stride 1, zero padding 1, accumulation in fp32 for fp32 and fp16 storage.
+    """[relu](conv3×3(x) + bias + residual): stride 1, zero padding 1; sums are fp32 but with half2.
 
     The kernel reads the weight from a packed copy, which is made at the first call, kept as long as the weight and made
     anew when it changes; changes through `weight.data` are not seen.
 
     Algorithms: "direct" sums over the taps in fp32; "winograd" is F(2×2, 3×3) in fp32, about half the arithmetic and
-    rounding errors several times as large; "half2", for float16 maps only, sums over the taps in fp16, 16 channels at a
+    larger rounding errors; "half2", for float16 maps only, sums over the taps in fp16, 16 channels at a
     time, and these sums in fp32: rounding errors of fp16, and Inf where such a sum exceeds 65504; "tensor_cores", for
     channels_last maps of float16 and bfloat16 with channels in eights, sums over the taps in fp32. bfloat16 runs on
     tensor cores only. Plain PyTorch ignores the choice.

@@ -26,9 +26,9 @@ def upsample_add_conv3x3(
 ) -> Tensor:
     """conv3×3(relu(scale·(up(x) + skip) + shift)) + bias, where up resizes x to skip's size.
 
-    The zero padding comes after the ReLU: outside the image the convolution reads 0, not relu(shift). Accumulation is
-    fp32 for fp32 and fp16 storage. Two launches: the convolution's input is written in x's dtype, then convolved as
-    `conv3x3` does. Differentiable in every tensor.
+    The zero padding comes after the ReLU: outside the image the convolution reads 0, not relu(shift). Two launches: the
+    convolution's input is written in x's dtype, then convolved as `conv3x3` does by default. Differentiable in every
+    tensor.
 
     Args:
         x: [N, C, h, w], the coarser map; float32, float16, bfloat16 or float64.
