@@ -71,7 +71,8 @@ DType dtype_of(PyObject* tensor, const Torch& torch) {
   if (dtype.ptr() == torch.float16) return DType::kFloat16;
   if (dtype.ptr() == torch.bfloat16) return DType::kBFloat16;
   if (dtype.ptr() == torch.uint8) return DType::kUInt8;
-  throw py::type_error("the kernels take float32, float16, bfloat16 and uint8 tensors, not " + std::string(py::str(dtype)));
+  throw py::type_error("the kernels take float32, float16, bfloat16 and uint8 tensors, not " +
+                       std::string(py::str(dtype)));
 }
 
 int device_of(PyObject* tensor, const Torch& torch) {
@@ -141,8 +142,7 @@ swiftnet::ConvAlgorithm conv_algorithm(const std::string& algorithm) {
   if (algorithm == "winograd") return swiftnet::ConvAlgorithm::kWinograd;
   if (algorithm == "half2") return swiftnet::ConvAlgorithm::kHalf2;
   if (algorithm == "tensor_cores") return swiftnet::ConvAlgorithm::kTensorCores;
-  throw py::value_error("algorithm: expected 'direct', 'winograd', 'half2' or 'tensor_cores', got '" + algorithm +
-                        "'");
+  throw py::value_error("algorithm: expected 'direct', 'winograd', 'half2' or 'tensor_cores', got '" + algorithm + "'");
 }
 
 std::vector<std::pair<int, int>> grid_pairs(const std::vector<int>& sizes) {
@@ -176,15 +176,15 @@ void define_operators(py::module_& m) {
         swiftnet::upsample_add_conv3x3(x, skip, weight, chosen, packed, pack, bias, scale, shift, resize, activated,
                                        out, stream_of(stream));
       });
-  m.def("conv3x3_head", [](const TensorView& x, const TensorView& weight, const std::string& algorithm,
-                           const TensorView& packed, bool pack, const TensorView& bias, const TensorView& scale,
-                           const TensorView& shift, const TensorView& head_weight, const TensorView& head_bias,
-                           const TensorView& out, uintptr_t stream) {
-    const swiftnet::ConvAlgorithm chosen = conv_algorithm(algorithm);
-    const py::gil_scoped_release unlocked;
-    swiftnet::conv3x3_head(x, weight, chosen, packed, pack, bias, scale, shift, head_weight, head_bias, out,
-                           stream_of(stream));
-  });
+  m.def("conv3x3_head",
+        [](const TensorView& x, const TensorView& weight, const std::string& algorithm, const TensorView& packed,
+           bool pack, const TensorView& bias, const TensorView& scale, const TensorView& shift,
+           const TensorView& head_weight, const TensorView& head_bias, const TensorView& out, uintptr_t stream) {
+          const swiftnet::ConvAlgorithm chosen = conv_algorithm(algorithm);
+          const py::gil_scoped_release unlocked;
+          swiftnet::conv3x3_head(x, weight, chosen, packed, pack, bias, scale, shift, head_weight, head_bias, out,
+                                 stream_of(stream));
+        });
   m.def("upsample_blend",
         [](const TensorView& tap, const TensorView& lateral_weight, const TensorView& x, const TensorView& weight,
            const TensorView& packed, bool pack, const TensorView& lateral_bias, const TensorView& scale,

@@ -70,13 +70,13 @@ struct Fiber {
   State state;
   const char* file;  // and line of what it waits at
   int line;
-  unsigned mask;              // of the lanes it waits for
-  unsigned source;            // the lane whose value it wants
-  uint64_t value;             // what it offers
+  unsigned mask;                       // of the lanes it waits for
+  unsigned source;                     // the lane whose value it wants
+  uint64_t value;                      // what it offers
   uint32_t words[2][kExchangedWords];  // likewise at an exchange, of which two may be under way
-  unsigned turn;              // of the two
-  std::deque<Copy> copies;    // that are pending, oldest first
-  unsigned group;             // of the copies to come
+  unsigned turn;                       // of the two
+  std::deque<Copy> copies;             // that are pending, oldest first
+  unsigned group;                      // of the copies to come
 };
 
 struct Warp {

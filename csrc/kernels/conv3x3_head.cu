@@ -59,8 +59,8 @@ void conv3x3_head(const TensorView& x, const TensorView& weight, ConvAlgorithm a
   check_parameter("head_bias", head_bias, {classes}, x.dtype, x.device);
   check_tensor("out", out, {x.shape[0], classes, x.shape[2], x.shape[3]}, x.dtype, x.device);
   const DeviceGuard guard(x.device);
-  const Conv3x3HeadCall call{x,     weight, static_cast<float*>(packed.data), pack, bias, scale, shift, head_weight,
-                             head_bias, out, stream};
+  const Conv3x3HeadCall call{
+      x, weight, static_cast<float*>(packed.data), pack, bias, scale, shift, head_weight, head_bias, out, stream};
   switch (algorithm) {
     case ConvAlgorithm::kWinograd: return conv3x3_head_winograd(call);
     case ConvAlgorithm::kTensorCores: return conv3x3_head_mma(call);

@@ -75,8 +75,8 @@ void conv3x3_head_mma(const Conv3x3HeadCall& call) {
   if (call.pack) pack_mma(call.weight, call.packed, call.stream);
   dispatch_half_dtype(x.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const auto epilogue = head_epilogue<T>(outputs, call.bias, call.scale, call.shift, call.head_weight, call.head_bias,
-                                           call.out);
+    const auto epilogue =
+        head_epilogue<T>(outputs, call.bias, call.scale, call.shift, call.head_weight, call.head_bias, call.out);
     launch<T, MmaTraits<128, 3>>(x, call.packed, outputs, epilogue, call.stream);
   });
 }

@@ -2,8 +2,8 @@
 //
 //   sum[pixel,k] = Σ_tap Σ_c x[pixel + tap, c] · weight[k, c, tap]
 //
-// One block of 8 warps makes 8×32 pixels of up to 128 outputs. A warp makes 2 rows of pixels of half of the outputs: 4 by
-// up to 8 products of 16 pixels × 8 outputs, the sums of which stay in its registers.
+// One block of 8 warps makes 8×32 pixels of up to 128 outputs. A warp makes 2 rows of pixels of half of the outputs: 4
+// by up to 8 products of 16 pixels × 8 outputs, the sums of which stay in its registers.
 //
 //        ┌─ 34 ─┐                                              ┌─ kOutputs ─┐
 //     10 │ halo │ × [2][8 channels] of a slice of 16        16 │  weights   │ of a step of kTaps taps
@@ -11,8 +11,8 @@
 //
 // In shared memory eight channels of a pixel, or of an output, are one vector of 16 bytes, and neighbouring pixels or
 // outputs follow one another: a tap is a constant distance, and the eight vectors that a matrix of ldmatrix consists of
-// lie in different banks. Weights are packed so once, [K / 32][slice][tap][2][32][8], zeros where K and C end, and come by
-// asynchronous copies two steps ahead.
+// lie in different banks. Weights are packed so once, [K / 32][slice][tap][2][32][8], zeros where K and C end, and come
+// by asynchronous copies two steps ahead.
 #pragma once
 #include "conv3x3.cuh"
 #include "mma_epilogue.cuh"
@@ -145,17 +145,17 @@ __device__ inline void start_weights(MmaWeights<Traits>& weights, Vector* stages
   }
 }
 
+// Of a block, with this many slices of its halo; the epilogue comes after the pipeline, in the same memory.
 template <class Traits, class Epilogue>
 constexpr size_t mma_shared_bytes(int64_t slices) {
-  const size_t vectors = slices * Traits::kSlice + Traits::kStages * Traits::kStage;
-  return vectors * sizeof(Vector) > Epilogue::template shared_bytes<Traits>() ? vectors * sizeof(Vector)
-                                                                            : Epilogue::template shared_bytes<Traits>();
+  const size_t pipeline = (slices * Traits::kSlice + Traits::kStages * Traits::kStage) * sizeof(Vector);
+  const size_t epilogue = Epilogue::template shared_bytes<Traits>();
+  return pipeline > epilogue ? pipeline : epilogue;
 }
 
 template <class T, class Traits, class Epilogue>
-__global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
-    conv3x3_mma_kernel(Map<const T> x, const Vector* packed, int64_t group_vectors, int groups, Epilogue epilogue,
-                       Tiling tiling) {
+__global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks) conv3x3_mma_kernel(
+    Map<const T> x, const Vector* packed, int64_t group_vectors, int groups, Epilogue epilogue, Tiling tiling) {
   if (!tensor_cores_take<T>()) return;
   SWIFTNET_DYNAMIC_SHARED(Vector, shared);
   Vector* const stages = shared + 2 * Traits::kSlice;
@@ -181,7 +181,8 @@ __global__ void __launch_bounds__(256) pack_mma_kernel(Map<const T> weight, int 
   if (i >= count) return;
   const int64_t vector = i / 8, slice = vector / (9 * 2 * MmaTile::kGroup) % slices;
   const int64_t k = vector / (slices * 9 * 2 * MmaTile::kGroup) * MmaTile::kGroup + vector % MmaTile::kGroup;
-  const int plane = static_cast<int>(vector / MmaTile::kGroup % 2), tap = static_cast<int>(vector / (2 * MmaTile::kGroup) % 9);
+  const int plane = static_cast<int>(vector / MmaTile::kGroup % 2),
+            tap = static_cast<int>(vector / (2 * MmaTile::kGroup) % 9);
   const int64_t c = slice * MmaTile::kChannels + plane * 8 + i % 8;
   const bool inside = k < outputs && c < weight.channels;
   packed[i] = from_float<T>(inside ? weight.load(static_cast<int>(k), static_cast<int>(c), tap / 3, tap % 3) : 0.f);

@@ -35,8 +35,8 @@ __device__ inline uint32_t pack2(float low, float high) {
   return bits;
 }
 
-// Bias, residual and ReLU. Each warp's sums pass through shared memory of its own, 16 pixels at a time, so that a thread
-// ends eight channels of a pixel.
+// Bias, residual and ReLU. Each warp's sums pass through shared memory of its own, 16 pixels at a time, so that a
+// thread ends eight channels of a pixel.
 template <class T>
 struct MapEpilogue {
   ConvEpilogue<T> epilogue;
@@ -102,8 +102,8 @@ struct MapEpilogue {
 //   out[n,j,h,w] = head_bias[j] + Σ_k head[j,k] · relu(scale[k] · (sum[k] + bias[k]) + shift[k])
 //
 // The block makes all outputs of the 3×3. What the head multiplies is rounded to T, as a map would be; a warp's sums
-// become its left factor where they are, in registers. The two warps that have half of the outputs each add up in shared
-// memory, [256 pixels][24].
+// become its left factor where they are, in registers. The two warps that have half of the outputs each add up in
+// shared memory, [256 pixels][24].
 template <class T>
 struct HeadEpilogue {
   static constexpr int kHeadOutputs = 24, kHeadTiles = kHeadOutputs / 8;
@@ -115,9 +115,7 @@ struct HeadEpilogue {
   Parameter head_bias;
   Map<T> out;
 
-  __device__ float hidden(float sum, int k) const {
-    return k < outputs ? affine_relu(sum + bias[k], k) : 0.f;
-  }
+  __device__ float hidden(float sum, int k) const { return k < outputs ? affine_relu(sum + bias[k], k) : 0.f; }
   // Without __ldg, which takes no bfloat16 below sm_80.
   __device__ float weight(int j, int k) const {
     return j < out.channels && k < outputs ? to_float(head.data[j * head.stride_k + k * head.stride_c]) : 0.f;
@@ -181,8 +179,8 @@ struct HeadEpilogue {
 template <class T>
 HeadEpilogue<T> head_epilogue(int64_t outputs, const TensorView& bias, const TensorView& scale, const TensorView& shift,
                               const TensorView& head_weight, const TensorView& head_bias, const TensorView& out) {
-  return {parameter_of(bias, 0.f),       {parameter_of(scale, 1.f), parameter_of(shift, 0.f)},
-          static_cast<int>(outputs),     matrix_weight<T>(head_weight),
+  return {parameter_of(bias, 0.f),      {parameter_of(scale, 1.f), parameter_of(shift, 0.f)},
+          static_cast<int>(outputs),    matrix_weight<T>(head_weight),
           parameter_of(head_bias, 0.f), map_of<T>(out)};
 }
 

@@ -7,10 +7,10 @@
 namespace swiftnet {
 
 struct MmaTile {
-  static constexpr int kRows = 8, kColumns = 32, kThreads = 256;                        // of a block
-  static constexpr int kChannels = 16, kGroup = 32;                                     // of a slice; packed outputs
+  static constexpr int kRows = 8, kColumns = 32, kThreads = 256;                         // of a block
+  static constexpr int kChannels = 16, kGroup = 32;                                      // of a slice; packed outputs
   static constexpr int kHaloColumns = kColumns + 2, kHalo = (kRows + 2) * kHaloColumns;  // pixels
-  static constexpr int kPlane = kHalo + 1;  // + 1: threads that write neighbouring channels go to different banks
+  static constexpr int kPlane = kHalo + 1;   // + 1: threads that write neighbouring channels go to different banks
   static constexpr int kSlice = 2 * kPlane;  // vectors of a slice's halo
   static constexpr int kStages = 3;
   static_assert(kThreads / 32 * 2 == 2 * kRows, "a warp makes two rows of half of the outputs");

@@ -42,8 +42,8 @@ std::string why_not_upsample_blend(const TensorView& tap, const TensorView& late
   const size_t needed = blend_shared_bytes<BlendTraits<128>, MapEpilogue<__half>>(x.shape[1], tap.shape[1]);
   const DeviceGuard guard(tap.device);
   if (needed + kHaloTaps * sizeof(ResizeTap) > max_shared_bytes())
-    return "its tile of " + std::to_string(x.shape[1]) + " channels, and the affine of " + std::to_string(tap.shape[1]) +
-           ", need more shared memory than this GPU has";
+    return "its tile of " + std::to_string(x.shape[1]) + " channels, and the affine of " +
+           std::to_string(tap.shape[1]) + ", need more shared memory than this GPU has";
   return "";
 }
 
@@ -119,8 +119,8 @@ bool upsample_blend_pays(const TensorView&, int64_t) { return false; }
 
 void upsample_blend(const TensorView&, const TensorView&, const TensorView&, const TensorView&, const TensorView&, bool,
                     const TensorView&, const TensorView&, const TensorView&, const TensorView&, const TensorView&,
-                    const TensorView&, const TensorView&, const TensorView&, const TensorView&, const TensorView&, Resize,
-                    const TensorView&, Stream) {
+                    const TensorView&, const TensorView&, const TensorView&, const TensorView&, const TensorView&,
+                    Resize, const TensorView&, Stream) {
   throw std::invalid_argument("upsample_blend: these kernels were built by CUDA 10, without tensor cores");
 }
 

@@ -1,14 +1,14 @@
 // The decoder's whole block in one launch, for channels_last maps on tensor cores:
 //
-//   y   = relu(out_scale · (Σ_t lateral[c,t] · relu(scale[t] · tap[t] + shift[t]) + lateral_bias[c] + up(x)[c]) + out_shift)
-//   sum = conv3×3(y)
+//   y   = relu(out_scale · (Σ_t lateral[c,t] · relu(scale[t] · tap[t] + shift[t]) + lateral_bias[c] + up(x)[c]) +
+//   out_shift) sum = conv3×3(y)
 //
 // A block of the tile of mma_tile.cuh first writes y for its halo to shared memory, all channels of it, and then
 // multiplies these as conv3x3_mma.cuh does: y is made once and never leaves the multiprocessor.
 //
-// The lateral is a product as well, of 16 pixels of the halo by 64 channels a warp and pass. Its factors come from memory
-// straight to registers, 16 bytes at a time: over which of 32 tap channels a lane sums, and which 16 of the channels c
-// it ends, is free to choose, as long as both factors agree.
+// The lateral is a product as well, of 16 pixels of the halo by 64 channels a warp and pass. Its factors come from
+// memory straight to registers, 16 bytes at a time: over which of 32 tap channels a lane sums, and which 16 of the
+// channels c it ends, is free to choose, as long as both factors agree.
 //
 //   lane 4g + t    tap channels 8t … 8t+7 of pixels g and g+8          a row of its own of both factors
 //                  of weights: row 16·(g / 2) + 2j + g % 2 of the j-th eight, the same tap channels
@@ -19,11 +19,12 @@
 
 namespace swiftnet {
 
-constexpr int kHaloRows = MmaTile::kRows + 2, kHaloTaps = kHaloRows + MmaTile::kHaloColumns;  // taps of its rows and columns
+constexpr int kHaloRows = MmaTile::kRows + 2,
+              kHaloTaps = kHaloRows + MmaTile::kHaloColumns;  // taps of its rows and columns
 
 struct BlendPass {
-  static constexpr int kChannels = 64, kTapChannels = 32;           // of y; summed over at a time
-  static constexpr int kTiles = (MmaTile::kHalo + 15) / 16;         // of 16 pixels
+  static constexpr int kChannels = 64, kTapChannels = 32;    // of y; summed over at a time
+  static constexpr int kTiles = (MmaTile::kHalo + 15) / 16;  // of 16 pixels
   static constexpr int kWarps = MmaTile::kThreads / 32, kOwn = (kTiles + kWarps - 1) / kWarps;  // tiles of a warp
 };
 
@@ -189,9 +190,9 @@ struct ResidentHalo {
 };
 
 template <class T, class Traits, class Epilogue>
-__global__ void __launch_bounds__(Traits::kThreads, 1)
-    upsample_blend_kernel(Blend<T> blend, const Vector* packed, int64_t group_vectors, int groups, Epilogue epilogue,
-                          Tiling tiling) {
+__global__ void __launch_bounds__(Traits::kThreads, 1) upsample_blend_kernel(Blend<T> blend, const Vector* packed,
+                                                                             int64_t group_vectors, int groups,
+                                                                             Epilogue epilogue, Tiling tiling) {
   if (!tensor_cores_take<T>()) return;
   SWIFTNET_DYNAMIC_SHARED(Vector, shared);
   const int slices = (blend.channels() + Traits::kChannels - 1) / Traits::kChannels;

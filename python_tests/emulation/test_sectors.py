@@ -166,7 +166,9 @@ def test_the_block_in_one_launch_moves_each_map_once(launches):
     (run,) = launches(lambda: tensor_cores.Blend.call(t))
     assert "upsample_blend" in run["kernel"] and run["blocks"] == 2 * 2
     half = partial(sectors, size=2)
-    parameters = half(channels, taps) + half(channels, channels, 9) + sum(sectors(*v.shape) for v in t.values() if v.dim() == 1)
+    parameters = (
+        half(channels, taps) + half(channels, channels, 9) + sum(sectors(*v.shape) for v in t.values() if v.dim() == 1)
+    )
     maps = half(*t["x"].shape) + half(*t["tap"].shape)
     assert maps + parameters <= run["distinct_sectors_read"] <= maps + parameters + 8  # parameters start inside sectors
     assert run["sectors_written"] == run["distinct_sectors_written"] == half(1, channels, height, width)

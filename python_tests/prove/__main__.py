@@ -48,7 +48,8 @@ def numeric(jobs: int) -> str:
 
 
 def race(jobs: int) -> str:
-    return tests("race", ["emulation", NUMERIC, CONTRACT, TENSOR_CORES, *EMULATED], "race")(jobs) + ": 0 races, 3 orders bit-equal"
+    chosen = ["emulation", NUMERIC, CONTRACT, TENSOR_CORES, *EMULATED]
+    return tests("race", chosen, "race")(jobs) + ": 0 races, 3 orders bit-equal"
 
 
 def bounds(jobs: int) -> str:
@@ -85,7 +86,9 @@ def mutants(jobs: int) -> str:
 
 def device_coverage(jobs: int) -> str:
     coverage.forget()
-    all_pass("coverage", [NUMERIC, CONTRACT, TENSOR_CORES, "emulation/test_orders.py", *EMULATED], jobs, OUT / "coverage.xml")
+    all_pass(
+        "coverage", [NUMERIC, CONTRACT, TENSOR_CORES, "emulation/test_orders.py", *EMULATED], jobs, OUT / "coverage.xml"
+    )
     measured = coverage.measure()
     (OUT / "missed_lines.txt").write_text("\n".join(measured.missed) + "\n")
     text = f"{measured.percent:.1f} % of {measured.lines} device lines"

@@ -156,7 +156,7 @@ def _activated_sum(bottleneck: Any, unit: Any, x: Tensor, skip: Tensor, mode: st
     return ops.lateral_add(skip, conv.weight, x, conv.bias, relu=True, mode=mode, **_affines(bottleneck, unit))
 
 
-def _affines(bottleneck: Any, unit: Any) -> Dict[str, Optional[Tensor]]:
+def _affines(bottleneck: Any, unit: Any) -> Dict[str, Any]:
     scale, shift = affine_of(norm_of(bottleneck))
     out_scale, out_shift = affine_of(norm_of(unit))
     return {"scale": scale, "shift": shift, "out_scale": out_scale, "out_shift": out_shift}
@@ -188,7 +188,9 @@ def blend_operators(bottleneck: Any, unit: Any) -> str:
     """Which operators `upsample_blend` runs in eval mode, and what is plain PyTorch for which reason."""
     misfit_1x1 = "it comes projected" if bottleneck is None else misfit("bottleneck", bottleneck, 1)
     misfit_3x3 = misfit("blend_conv", unit, 3)
-    operators = [["upsample_blend"], ["lateral_add"], ["upsample_add_conv3x3"], []][2 * bool(misfit_1x1) + bool(misfit_3x3)]
+    operators = [["upsample_blend"], ["lateral_add"], ["upsample_add_conv3x3"], []][
+        2 * bool(misfit_1x1) + bool(misfit_3x3)
+    ]
     rest = misfit_3x3 or (misfit_1x1 if bottleneck is not None else "")
     return ", ".join(operators or ["no operator"]) + ("; the rest in plain PyTorch: " + rest if rest else "")
 

@@ -98,9 +98,7 @@ def resolve(
     return module, reason
 
 
-def kernels_for(
-    op: str, x: Tensor, limit: str = "", dtypes: Sequence[torch.dtype] = KERNEL_DTYPES
-) -> Optional[Any]:
+def kernels_for(op: str, x: Tensor, limit: str = "", dtypes: Sequence[torch.dtype] = KERNEL_DTYPES) -> Optional[Any]:
     """The compiled module to call for this operator and tensor, or None for the reference.
 
     `limit` says what the kernel can't do with these arguments, if anything; `dtypes` are those that it takes. Falling

@@ -286,7 +286,9 @@ class UpsampleBlend(Case):
         t.update(weight=rand(k, c, 3, 3), lateral_bias=rand(c), bias=rand(k), scale=rand(taps), shift=rand(taps))
         t.update(out_scale=rand(c), out_shift=rand(c))
         if "head" in variant:
-            t.update(head_weight=rand(classes, k, 1, 1), head_bias=rand(classes), head_scale=rand(k), head_shift=rand(k))
+            t.update(
+                head_weight=rand(classes, k, 1, 1), head_bias=rand(classes), head_scale=rand(k), head_shift=rand(k)
+            )
         return t
 
     @staticmethod
@@ -302,7 +304,9 @@ class UpsampleBlend(Case):
         return oracle.lateral_add(t["tap"], *lateral, relu=True, mode=self.mode(variant), **affines)
 
     def expected(self, t, variant):
-        y = oracle.linear(*self.activated(t, variant), weight=t["weight"], bias=t["bias"], algorithm=widest(t["x"].shape[1]))
+        y = oracle.linear(
+            *self.activated(t, variant), weight=t["weight"], bias=t["bias"], algorithm=widest(t["x"].shape[1])
+        )
         if "head_weight" not in t:
             return y
         hidden = oracle.activate(*y, scale=t["head_scale"], shift=t["head_shift"])

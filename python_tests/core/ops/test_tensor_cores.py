@@ -248,7 +248,9 @@ def test_an_empty_batch_gives_an_empty_result(case, backend, device):
 def test_parameters_may_be_absent_or_of_the_maps_dtype(backend, device):
     t = arguments(BlendHead.names, (1, 16, 24, 40, (3, 9), (10, 35)), torch.float16, device)
     halves = {k: v.half() for k, v in t.items()}
-    assert torch.equal(BlendHead.call(halves), BlendHead.call({k: v.half().float() if v.dim() == 1 else v for k, v in t.items()}))
+    assert torch.equal(
+        BlendHead.call(halves), BlendHead.call({k: v.half().float() if v.dim() == 1 else v for k, v in t.items()})
+    )
     maps = {k: v for k, v in t.items() if v.dim() == 4}
     neutral = {k: (torch.ones_like if "scale" in k else torch.zeros_like)(v) for k, v in t.items() if v.dim() == 1}
     assert torch.equal(BlendHead.call(maps), BlendHead.call(dict(maps, **neutral)))
@@ -284,7 +286,9 @@ def test_auto_takes_tensor_cores_where_they_are(backend, device, monkeypatch):
     assert algorithms(lambda t: sx.ops.conv3x3(activated(t).contiguous(), t["weight"])) == ["winograd"]
     assert algorithms(lambda t: sx.ops.conv3x3_head(activated(t), t["weight"], t["head_weight"])) == ["tensor_cores"]
     assert algorithms(lambda t: sx.ops.upsample_add_conv3x3(t["x"], activated(t), t["weight"])) == ["tensor_cores"]
-    assert algorithms(lambda t: sx.ops.upsample_blend(t["x"], t["tap"], t["lateral_weight"], t["weight"])) == ["tensor_cores"]
+    assert algorithms(lambda t: sx.ops.upsample_blend(t["x"], t["tap"], t["lateral_weight"], t["weight"])) == [
+        "tensor_cores"
+    ]
 
 
 def test_errors_name_the_argument_and_the_cure(backend, device):
@@ -336,7 +340,9 @@ def test_direct_calls_of_the_module_are_checked(backend, device):
         module.conv3x3(x, weight, "tensor_cores", points, True, None, None, False, None, out[:, :8].contiguous(), 0)
     head = torch.zeros(25, 40, 1, 1, dtype=torch.float16), torch.zeros(1, 25, 3, 9, dtype=torch.float16)
     with pytest.raises(ValueError, match="head_weight: expected 1 to 24 outputs"):
-        module.conv3x3_head(t["x"], t["weight"], "tensor_cores", weights, True, None, None, None, head[0], None, head[1], 0)
+        module.conv3x3_head(
+            t["x"], t["weight"], "tensor_cores", weights, True, None, None, None, head[0], None, head[1], 0
+        )
 
 
 def test_bfloat16_on_an_older_architecture_says_why_not():
@@ -344,5 +350,7 @@ def test_bfloat16_on_an_older_architecture_says_why_not():
         "tensor cores take bfloat16 from compute capability 8.0 on; the kernels here are for 7.5"
     )
     x = in_format(torch.zeros(1, 8, 4, 4, dtype=torch.bfloat16), "channels_last")
-    with sx.use_backend("emulated", strict=True), pytest.raises(sx.ops.BackendError, match="from compute capability 8.0"):
+    with sx.use_backend("emulated", strict=True), pytest.raises(
+        sx.ops.BackendError, match="from compute capability 8.0"
+    ):
         sx.ops.conv3x3(x, torch.zeros(8, 8, 3, 3, dtype=torch.bfloat16))
