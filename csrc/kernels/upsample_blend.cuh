@@ -1,7 +1,8 @@
 // The decoder's whole block in one launch, for channels_last maps on tensor cores:
 //
-//   y   = relu(out_scale · (Σ_t lateral[c,t] · relu(scale[t] · tap[t] + shift[t]) + lateral_bias[c] + up(x)[c]) +
-//   out_shift) sum = conv3×3(y)
+//   lateral[c] = lateral_bias[c] + Σ_t weight[c,t] · relu(scale[t] · tap[t] + shift[t])
+//   y[c]       = relu(out_scale[c] · (lateral[c] + up(x)[c]) + out_shift[c])
+//   sum        = conv3×3(y)
 //
 // A block of the tile of mma_tile.cuh first writes y for its halo to shared memory, all channels of it, and then
 // multiplies these as conv3x3_mma.cuh does: y is made once and never leaves the multiprocessor.
@@ -10,17 +11,16 @@
 // memory straight to registers, 16 bytes at a time: over which of 32 tap channels a lane sums, and which 16 of the
 // channels c it ends, is free to choose, as long as both factors agree.
 //
-//   lane 4g + t    tap channels 8t … 8t+7 of pixels g and g+8          a row of its own of both factors
-//                  of weights: row 16·(g / 2) + 2j + g % 2 of the j-th eight, the same tap channels
-//                  of sums: channels 16t … 16t+15 of pixels g and g+8
+//   lane 4g + t   of the tap:    channels 8t … 8t+7 of pixels g and g+8
+//                 of the weight: the same channels of row 16·(g / 2) + 2j + g % 2, for the j-th product of 8 columns
+//                 of y:          channels 16t … 16t+15 of pixels g and g+8
 #pragma once
 #include "common/resize.cuh"
 #include "conv3x3_mma.cuh"
 
 namespace swiftnet {
 
-constexpr int kHaloRows = MmaTile::kRows + 2,
-              kHaloTaps = kHaloRows + MmaTile::kHaloColumns;  // taps of its rows and columns
+constexpr int kHaloRows = MmaTile::kRows + 2, kHaloTaps = kHaloRows + MmaTile::kHaloColumns;  // a tap a row and column
 
 struct BlendPass {
   static constexpr int kChannels = 64, kTapChannels = 32;    // of y; summed over at a time

@@ -57,7 +57,7 @@ def test_every_row_is_measured_and_written_down(bench, tmp_path):
             assert 0 < row["error"] < 5e-3 and row["eager_error"] < 5e-3 and "equal" not in row, title
         assert ("of_copy" in row) == (not network), title
         assert ("of_matrix" in row) == (not network and "multiscale" not in row["name"]), title
-        assert ("conv3x3: the kernels take float32 and float16" in row["fallbacks"]) == (
+        assert ("conv3x3: tensor cores take bfloat16 from compute capability 8.0" in row["fallbacks"]) == (
             row["dtype"] == "bfloat16" and "pyr" not in row["name"]
         ), title
     with open(tmp_path / "out" / "bench_gpu.csv", newline="") as file:
