@@ -1,5 +1,7 @@
 #include "spatial_pyramid_pool.cuh"
 
+#include <climits>
+
 #include "../ops.h"
 #include "common/dispatch.cuh"
 #include "spatial_pyramid_pool_fuse.cuh"
@@ -34,33 +36,35 @@ void launch_pool(const TensorView& x, const PyramidGrids& grids, float* strips, 
   SWIFTNET_LAUNCH((pool_kernel<T, kAccess>), grid, dim3(PoolTraits::kThreads), 0, stream, map, grids, strips);
 }
 
-template <class T>
+template <class T, bool kWhole>
 void launch_levels(const float* strips, const PyramidGrids& grids, const TensorView& x, const TensorView& weight,
                    const AffineRelu& affine_relu, float* levels, Stream stream) {
   const int channels = static_cast<int>(x.shape[1]), outputs = static_cast<int>(weight.shape[1]);
   const int height = static_cast<int>(x.shape[2]), width = static_cast<int>(x.shape[3]);
   const dim3 grid = blocks_of(x.shape[0] * grids.cells * ceil_div(outputs, LevelTraits::kOutputs));
   const LevelWeight<T> matrices{static_cast<const T*>(weight.data), weight.strides[0], weight.strides[1],
-                                weight.strides[2], moves_by_vectors(weight, 2)};
-  SWIFTNET_LAUNCH((level_kernel<T>), grid, dim3(LevelTraits::kThreads), 0, stream, strips, grids, channels, height,
-                  width, outputs, affine_relu, matrices, levels);
+                                weight.strides[2]};
+  SWIFTNET_LAUNCH((level_kernel<T, kWhole>), grid, dim3(LevelTraits::kThreads), 0, stream, strips, grids, channels,
+                  height, width, outputs, affine_relu, matrices, levels);
 }
 
-template <class T, Access kAccess, Resize kMode>
-void launch_fuse(const PyramidSource<T>& source, const TensorView& weight, const Parameter& bias, const TensorView& out,
-                 Stream stream) {
+template <class T, Access kAccess, bool kWhole>
+void launch_fuse(const PyramidSource<T>& source, Resize mode, const TensorView& weight, const Parameter& bias,
+                 const TensorView& out, Stream stream) {
   using Traits = FuseTraits;
   const Tiling tiles =
       tiling(out.shape[0], out.shape[1], out.shape[2], out.shape[3], Traits::kOutputs, Traits::kRows, Traits::kColumns);
   if (tiles.blocks == 0) return;
   const dim3 grid(static_cast<unsigned>(tiles.blocks)), block(Traits::kThreads);
-  const FuseWeight<T> matrix{static_cast<const T*>(weight.data), weight.strides[0], weight.strides[1],
-                             moves_by_vectors(weight, 1) && source.x.channels % 4 == 0};
+  const FuseWeight<T> matrix{static_cast<const T*>(weight.data), weight.strides[0], weight.strides[1]};
   const Map<T> y = map_of<T>(out);
-  SWIFTNET_LAUNCH((fuse_kernel<T, kAccess, kMode>), grid, block, 0, stream, source, matrix, bias, y, tiles);
+  SWIFTNET_LAUNCH((fuse_kernel<T, kAccess, kWhole>), grid, block, 0, stream, source, mode, matrix, bias, y, tiles);
 }
 
-// Calls f with an integral_constant of the access.
+template <class F>
+void dispatch_bool(bool value, F&& f) {
+  value ? f(std::true_type{}) : f(std::false_type{});
+}
 template <class F>
 void dispatch_access(Access access, F&& f) {
   switch (access) {
@@ -84,6 +88,8 @@ void spatial_pyramid_pool(const TensorView& x, const TensorView& level_weight, c
   const int64_t n = x.shape[0], channels = x.shape[1], levels = pyramid.count;
   const int64_t level_outputs = level_weight.shape[1], outputs = fuse_weight.shape[0];
   const int64_t concatenated = channels + levels * level_outputs;
+  check(pyramid.cells * level_outputs <= INT_MAX,
+        "level_weight: expected at most 2^31 - 1 elements of an image's levels");
   check_tensor("level_weight", level_weight, {levels, level_outputs, channels}, x.dtype, x.device);
   check_tensor("fuse_weight", fuse_weight, {outputs, concatenated}, x.dtype, x.device);
   check_parameter("fuse_bias", fuse_bias, {outputs}, x.dtype, x.device);
@@ -108,12 +114,14 @@ void spatial_pyramid_pool(const TensorView& x, const TensorView& level_weight, c
   dispatch_dtype(x.dtype, [&](auto zero) {
     using T = decltype(zero);
     dispatch_access(access_of({&x}), [&](auto a) { launch_pool<T, decltype(a)::value>(x, pyramid, strips, stream); });
-    launch_levels<T>(strips, pyramid, x, level_weight, level_affine, level_maps, stream);
+    dispatch_bool(moves_by_vectors(level_weight, 2), [&](auto whole) {
+      launch_levels<T, decltype(whole)::value>(strips, pyramid, x, level_weight, level_affine, level_maps, stream);
+    });
     const PyramidSource<T> source{map_of<const T>(x), level_maps, pyramid, static_cast<int>(level_outputs),
                                   fuse_affine};
     dispatch_access(access_of({&x, &out}), [&](auto a) {
-      dispatch_mode(mode, [&](auto m) {
-        launch_fuse<T, decltype(a)::value, decltype(m)::value>(source, fuse_weight, bias, out, stream);
+      dispatch_bool(moves_by_vectors(fuse_weight, 1) && channels % 4 == 0, [&](auto whole) {
+        launch_fuse<T, decltype(a)::value, decltype(whole)::value>(source, mode, fuse_weight, bias, out, stream);
       });
     });
   });

@@ -59,32 +59,36 @@ __device__ inline Window pooling_window(int cell, int cells, int size) {
   return {cell * whole + cell * rest / cells, (cell + 1) * whole + ((cell + 1) * rest + cells - 1) / cells};
 }
 
-// Channels of a strip in memory: whole vectors, the last filled up with zeros.
+// Channels of a strip in memory: whole vectors. What fills the last one up is never used.
 __host__ __device__ constexpr int64_t strip_pitch(int64_t channels) { return ceil_div(channels, 4) * 4; }
 
-// Four neighbours in memory, as one vector where `whole` says so, else those of the first `count` that there are, and
-// zeros. Vectors exist whole, with a count of four or more, or not at all.
-template <class T>
-__device__ inline Vector4<T> load_four(const T* p, bool whole, int64_t stride, int count) {
-  if (whole && count > 0) return load4(p);
+// Four neighbours in memory, as one vector or one by one, where those after the `last` are the last again: what isn't
+// there is masked when it is used, so that nothing waits for a load but its use.
+template <bool kWhole, class T>
+__device__ inline Vector4<T> load_four(const T* p, int64_t stride, int last) {
   Vector4<T> four;
+  if (kWhole)
+    four = load4(p);
+  else
 #pragma unroll
-  for (int i = 0; i < 4; i++) four.v[i] = i < count ? __ldg(p + i * stride) : from_float<T>(0.f);
+    for (int i = 0; i < 4; i++) four.v[i] = __ldg(p + min(i, last) * stride);
   return four;
 }
 
 struct PoolTraits {
   static constexpr int kThreads = 256, kWarps = kThreads / 32;
   static constexpr int kChannels = 32, kColumns = 64;  // of the tile that passes through shared memory
-  static constexpr int kPitch = kChannels + 1;         // + 1: four pixels of a channel are written with few conflicts
+  static constexpr int kSlots = kChannels * kColumns / 4 / kThreads;
+  static constexpr int kPitch = kChannels + 1;  // + 1: four pixels of a channel are written with few bank conflicts
 };
 
 // One block makes the strips of 32 channels of one row: the row passes through a tile of 64 columns, and each warp adds
-// up the columns of its strips, a lane one channel.
+// up the columns of its strips, a lane one channel. Where the tile leaves the row, or the channels, the last ones are
+// read again: no window has them, and no strip.
 template <class T, Access kAccess>
 __global__ void __launch_bounds__(PoolTraits::kThreads) pool_kernel(Map<const T> x, PyramidGrids grids, float* strips) {
   using Traits = PoolTraits;
-  constexpr bool kAcross = kAccess == Access::kChannels;  // a vector is of four channels
+  constexpr bool kAcross = kAccess == Access::kChannels;  // four channels are a vector
   __shared__ float tile[Traits::kColumns][Traits::kPitch];
   __shared__ Window windows[PyramidGrids::kMaxCells];  // of each column of the grids
 
@@ -94,21 +98,28 @@ __global__ void __launch_bounds__(PoolTraits::kThreads) pool_kernel(Map<const T>
   const int64_t pitch = strip_pitch(x.channels);
   float* const to = strips + static_cast<int64_t>(row) * grids.columns * pitch + channel + lane;
 
-  for (int i = threadIdx.x; i < grids.columns; i += Traits::kThreads) {
-    const PyramidLevel level = grids.level(grids.level_of_column(i));
-    windows[i] = pooling_window(i - level.first_column, level.columns, x.width);
-  }
   for (int column = 0; column < x.width; column += Traits::kColumns) {
+    Vector4<T> values[Traits::kSlots];
+    const auto c_of = [](int i) { return kAcross ? i % (Traits::kChannels / 4) * 4 : i / (Traits::kColumns / 4); };
+    const auto s_of = [](int i) { return kAcross ? i / (Traits::kChannels / 4) : i % (Traits::kColumns / 4) * 4; };
 #pragma unroll
-    for (int i = threadIdx.x; i < Traits::kColumns * Traits::kChannels / 4; i += Traits::kThreads) {
-      const int c = kAcross ? i % (Traits::kChannels / 4) * 4 : i / (Traits::kColumns / 4);
-      const int s = kAcross ? i / (Traits::kChannels / 4) : i % (Traits::kColumns / 4) * 4;
-      const int64_t offset = n * x.stride_n + (channel + c) * x.stride_c + h * x.stride_h + (column + s) * x.stride_w;
-      const int count = channel + c < x.channels ? x.width - column - s : 0;
-      const Vector4<T> v =
-          load_four(x.data + offset, kAccess != Access::kAny, x.stride_w, kAcross && count > 0 ? 4 : count);
+    for (int slot = 0; slot < Traits::kSlots; slot++) {
+      const int i = threadIdx.x + slot * Traits::kThreads;
+      const int c = min(channel + c_of(i), x.channels - (kAcross ? 4 : 1));
+      const int w = min(column + s_of(i), x.width - (kAccess == Access::kRows ? 4 : 1));
+      values[slot] = load_four<kAccess != Access::kAny>(&x.at(n, c, h, w), x.stride_w, x.width - 1 - w);
+    }
+    if (column == 0)  // while the first loads are on their way
+      for (int i = threadIdx.x; i < grids.columns; i += Traits::kThreads) {
+        const PyramidLevel level = grids.level(grids.level_of_column(i));
+        windows[i] = pooling_window(i - level.first_column, level.columns, x.width);
+      }
 #pragma unroll
-      for (int j = 0; j < 4; j++) tile[s + (kAcross ? 0 : j)][c + (kAcross ? j : 0)] = to_float(v.v[j]);
+    for (int slot = 0; slot < Traits::kSlots; slot++) {
+      const int i = threadIdx.x + slot * Traits::kThreads;
+#pragma unroll
+      for (int j = 0; j < 4; j++)
+        tile[s_of(i) + (kAcross ? 0 : j)][c_of(i) + (kAcross ? j : 0)] = to_float(values[slot].v[j]);
     }
     __syncthreads();
     for (int i = threadIdx.x / 32; i < grids.columns && channel + lane < pitch; i += Traits::kWarps) {
@@ -132,22 +143,23 @@ template <class T>
 struct LevelWeight {  // [L, D, C]
   const T* data;
   int64_t stride_l, stride_d, stride_c;
-  bool whole;  // four channels are a vector
 };
 
 struct LevelTraits {
   static constexpr int kThreads = 256, kWarps = kThreads / 32;
   static constexpr int kChannels = 128;                             // of a slice: four of each lane
   static constexpr int kPerWarp = 6, kOutputs = kWarps * kPerWarp;  // of a block
+  // Three blocks a multiprocessor, at most 80 registers, but where each weight has an address of its own.
+  static constexpr int min_blocks(bool whole) { return whole ? 3 : 2; }
 };
 
-// One block makes 48 outputs of one cell. For each slice of channels the warps share the rows of the cell's window;
-// then each warp makes its outputs, whose lanes go along the channels and in the end add up by shuffles.
-template <class T>
-__global__ void __launch_bounds__(LevelTraits::kThreads) level_kernel(const float* strips, PyramidGrids grids,
-                                                                      int channels, int height, int width, int outputs,
-                                                                      AffineRelu affine_relu, LevelWeight<T> weight,
-                                                                      float* levels) {
+// One block makes 48 outputs of one cell; four channels of its weights are a vector where kWhole. For each slice of
+// channels the warps share the rows of the cell's window; then each warp makes its outputs, whose lanes go along the
+// channels and in the end add up by shuffles.
+template <class T, bool kWhole>
+__global__ void __launch_bounds__(LevelTraits::kThreads, LevelTraits::min_blocks(kWhole)) level_kernel(
+    const float* strips, PyramidGrids grids, int channels, int height, int width, int outputs, AffineRelu affine_relu,
+    LevelWeight<T> weight, float* levels) {
   using Traits = LevelTraits;
   __align__(16) __shared__ float parts[Traits::kWarps][Traits::kChannels];  // of the window's sums, one of each warp
   __align__(16) __shared__ float inputs[Traits::kChannels];
@@ -170,24 +182,26 @@ __global__ void __launch_bounds__(LevelTraits::kThreads) level_kernel(const floa
   for (int i = 0; i < Traits::kPerWarp; i++) sums[i] = 0.f;
   for (int first = 0; first < channels; first += Traits::kChannels) {
     const int c = first + 4 * lane;
-    Vector4<T> weights[Traits::kPerWarp];
-#pragma unroll
-    for (int i = 0; i < Traits::kPerWarp; i++) {
-      const int d = min(d0 + i * Traits::kWarps, outputs - 1);
-      weights[i] = load_four(weight.data + index * weight.stride_l + d * weight.stride_d + c * weight.stride_c,
-                             weight.whole, weight.stride_c, channels - c);
-    }
     const int own = min(first + thread % Traits::kChannels, channels - 1);  // the channel that the thread activates
     const int64_t parameter = static_cast<int64_t>(index) * channels + own;
     const float scale = affine_relu.scale[parameter], shift = affine_relu.shift[parameter];
     float part[4] = {0.f, 0.f, 0.f, 0.f};
+    const float* strip = window + warp * row_pitch + c;
     if (c < channels)
 #pragma unroll 4
-      for (int r = warp; r < rows.end - rows.begin; r += Traits::kWarps) {
-        const Vector4<float> strip = load4(window + r * row_pitch + c);
+      for (int r = rows.begin + warp; r < rows.end; r += Traits::kWarps, strip += Traits::kWarps * row_pitch) {
+        const Vector4<float> four = load4(strip);
 #pragma unroll
-        for (int j = 0; j < 4; j++) part[j] += strip.v[j];
+        for (int j = 0; j < 4; j++) part[j] += four.v[j];
       }
+    const int from = min(c, channels - (kWhole ? 4 : 1));
+    Vector4<T> weights[Traits::kPerWarp];
+#pragma unroll
+    for (int i = 0; i < Traits::kPerWarp; i++) {
+      const int d = min(d0 + i * Traits::kWarps, outputs - 1);
+      const T* const p = weight.data + index * weight.stride_l + d * weight.stride_d + from * weight.stride_c;
+      weights[i] = load_four<kWhole>(p, weight.stride_c, channels - 1 - from);
+    }
     store4(&parts[warp][4 * lane], part);
     __syncthreads();
     if (thread < Traits::kChannels) {
@@ -197,13 +211,12 @@ __global__ void __launch_bounds__(LevelTraits::kThreads) level_kernel(const floa
       inputs[thread] = first + thread < channels ? relu(fmaf(sum / pixels, scale, shift)) : 0.f;
     }
     __syncthreads();
-    const float4 v = *reinterpret_cast<const float4*>(inputs + 4 * lane);
 #pragma unroll
-    for (int i = 0; i < Traits::kPerWarp; i++) {
-      sums[i] = fmaf(v.x, to_float(weights[i].v[0]), sums[i]);
-      sums[i] = fmaf(v.y, to_float(weights[i].v[1]), sums[i]);
-      sums[i] = fmaf(v.z, to_float(weights[i].v[2]), sums[i]);
-      sums[i] = fmaf(v.w, to_float(weights[i].v[3]), sums[i]);
+    for (int j = 0; j < 4; j++) {
+      if (c + j >= channels) break;
+      const float v = inputs[4 * lane + j];
+#pragma unroll
+      for (int i = 0; i < Traits::kPerWarp; i++) sums[i] = fmaf(v, to_float(weights[i].v[j]), sums[i]);
     }
   }
 #pragma unroll

@@ -48,41 +48,46 @@ struct PyramidSource {
 
 // How the tile's pixels lie between the cells of each level.
 struct PyramidTaps {
-  ResizeTap rows[PyramidGrids::kMaxLevels][FuseTraits::kRows];  // numbers of the rows' first cells
+  // lower and upper are offsets in the image's levels: of a row of cells, and of a cell in it
+  ResizeTap rows[PyramidGrids::kMaxLevels][FuseTraits::kRows];
   ResizeTap columns[PyramidGrids::kMaxLevels][FuseTraits::kColumns];
-  bool single[PyramidGrids::kMaxLevels];  // a level of the map's size is taken as it is
+  bool single[PyramidGrids::kMaxLevels];  // a pixel is a cell: nearest, or a level of the map's size
 
-  template <Resize kMode>
-  __device__ void fill(const PyramidGrids& grids, const Tile& tile, int height, int width) {
+  __device__ void fill(const PyramidGrids& grids, int outputs, Resize mode, const Tile& tile, int height, int width) {
     constexpr int kTaps = FuseTraits::kRows + FuseTraits::kColumns;
-    const int l = threadIdx.x / kTaps, i = threadIdx.x % kTaps;
+    const int l = threadIdx.x / kTaps, i = threadIdx.x % kTaps, column = i - FuseTraits::kRows;
     if (l >= grids.count) return;
     const PyramidLevel level = grids.level(l);
-    if (i < FuseTraits::kRows) {
-      const ResizeTap tap = resize_tap<kMode>(tile.row + i, level.rows, height);
-      rows[l][i] = {level.first_cell + tap.lower * level.columns, level.first_cell + tap.upper * level.columns,
-                    tap.weight};
+    const auto tap_of = [=](int dst, int in, int out) {
+      return mode == Resize::kNearest ? resize_tap<Resize::kNearest>(dst, in, out)
+                                      : resize_tap<Resize::kBilinear>(dst, in, out);
+    };
+    if (column < 0) {
+      const ResizeTap tap = tap_of(tile.row + i, level.rows, height);
+      rows[l][i] = {(level.first_cell + tap.lower * level.columns) * outputs,
+                    (level.first_cell + tap.upper * level.columns) * outputs, tap.weight};
     } else {
-      columns[l][i - FuseTraits::kRows] = resize_tap<kMode>(tile.column + i - FuseTraits::kRows, level.columns, width);
+      const ResizeTap tap = tap_of(tile.column + column, level.columns, width);
+      columns[l][column] = {tap.lower * outputs, tap.upper * outputs, tap.weight};
     }
-    if (i == 0) single[l] = level.rows == height && level.columns == width;
+    if (i == 0) single[l] = mode == Resize::kNearest || (level.rows == height && level.columns == width);
   }
 };
 
 // A thread's share of a slice of inputs: from global memory to registers, and later to shared memory. Of x these are
 // four channels of a pixel with kChannels, else four pixels of a row; of the levels four pixels of a row, with the
 // lanes along the channels. Where the tile leaves the image, its edge is read again: sums of no pixel are not stored.
-template <class T, Access kAccess, Resize kMode>
+template <class T, Access kAccess>
 struct PyramidSlice {
   using Traits = FuseTraits;
   static constexpr bool kAcross = kAccess == Access::kChannels;
-  static constexpr int kCells = kMode == Resize::kNearest ? 1 : 4;  // that a pixel lies between
 
   const T* pixel;      // of x, in channel 0
   int columns;         // of x from there on
   const float* image;  // of the levels, in channel 0
+  int level;
   Vector4<T> of_x;
-  float of_levels[4][kCells];
+  float of_levels[4][4];  // of each pixel the cells that it lies between
 
   __device__ static int lane() { return threadIdx.x % 32; }
   __device__ static int warp() { return threadIdx.x / 32; }
@@ -103,59 +108,63 @@ struct PyramidSlice {
 
   __device__ void load(const PyramidSource<T>& source, const PyramidTaps& taps, int first) {
     if (first < source.x.channels) {
-      const int c = first + channel();
-      const int count = c >= source.x.channels ? 0 : kAcross ? 4 : columns;
-      of_x = load_four(pixel + c * source.x.stride_c, kAccess != Access::kAny, source.x.stride_w, count);
+      const int c = min(first + channel(), source.x.channels - (kAcross ? 4 : 1));
+      of_x = load_four<kAccess != Access::kAny>(pixel + c * source.x.stride_c, source.x.stride_w, columns - 1);
       return;
     }
-    const int c = min(first + lane(), source.channels() - 1) - source.x.channels, level = c / source.outputs;
+    const int c = min(first + lane(), source.channels() - 1) - source.x.channels;
+    level = c / source.outputs;
     const float* const map = image + (c - level * source.outputs);
-    const int64_t pitch = source.outputs;
     const ResizeTap v = taps.rows[level][level_place() / Traits::kColumns];
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       const ResizeTap u = taps.columns[level][level_place() % Traits::kColumns + i];
 #pragma unroll
-      for (int t = 0; t < kCells; t++)
-        of_levels[i][t] = __ldg(map + ((t / 2 ? v.upper : v.lower) + (t % 2 ? u.upper : u.lower)) * pitch);
+      for (int t = 0; t < 4; t++)
+        of_levels[i][t] = __ldg(map + ((t / 2 ? v.upper : v.lower) + (t % 2 ? u.upper : u.lower)));
     }
   }
 
   // With scale and shift, (x, y), of the slice's channels.
   __device__ void store(const PyramidSource<T>& source, const PyramidTaps& taps, int first, float* inputs,
                         const float2* affine) const {
-    const bool levels = first >= source.x.channels;
-    const int c = levels ? lane() : channel();
-    const bool there = first + c < source.end(first);
     float v[4];
-    if (levels) {
-      const int level = (min(first + c, source.channels() - 1) - source.x.channels) / source.outputs;
+    if (first < source.x.channels) {
+      const int c = channel();
+      const bool there = first + c < source.x.channels;
 #pragma unroll
-      for (int i = 0; i < 4; i++) v[i] = resized(taps, level, i);
+      for (int i = 0; i < 4; i++) v[i] = activated(to_float(of_x.v[i]), affine[c + (kAcross ? i : 0)], there);
+      float* const to = inputs + c * Traits::kInputPitch + place();
+      if (kAcross)
+#pragma unroll
+        for (int i = 0; i < 4; i++) to[i * Traits::kInputPitch] = v[i];
+      else
+        store4(to, v);
     } else {
+      const bool there = first + lane() < source.channels();
+      resize(taps, v);
 #pragma unroll
-      for (int i = 0; i < 4; i++) v[i] = to_float(of_x.v[i]);
+      for (int i = 0; i < 4; i++) v[i] = activated(v[i], affine[lane()], there);
+      store4(inputs + lane() * Traits::kInputPitch + level_place(), v);
     }
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const float2 a = affine[c + (kAcross && !levels ? i : 0)];
-      v[i] = there ? relu(fmaf(v[i], a.x, a.y)) : 0.f;
-    }
-    float* const to = inputs + c * Traits::kInputPitch + (levels ? level_place() : place());
-    if (kAcross && !levels)
-#pragma unroll
-      for (int i = 0; i < 4; i++) to[i * Traits::kInputPitch] = v[i];
-    else
-      *reinterpret_cast<float4*>(to) = {v[0], v[1], v[2], v[3]};
   }
 
-  __device__ float resized(const PyramidTaps& taps, int level, int i) const {
-    const float (&cells)[kCells] = of_levels[i];
-    if (kMode == Resize::kNearest || taps.single[level]) return cells[0];
-    const float u = taps.columns[level][level_place() % Traits::kColumns + i].weight;
-    const float upper_row = interpolate(cells[0], cells[1 % kCells], u);
-    const float lower_row = interpolate(cells[2 % kCells], cells[3 % kCells], u);
-    return interpolate(upper_row, lower_row, taps.rows[level][level_place() / Traits::kColumns].weight);
+  __device__ static float activated(float v, const float2& affine, bool there) {
+    return there ? relu(fmaf(v, affine.x, affine.y)) : 0.f;
+  }
+
+  __device__ void resize(const PyramidTaps& taps, float (&v)[4]) const {
+#pragma unroll
+    for (int i = 0; i < 4; i++) v[i] = of_levels[i][0];
+    if (taps.single[level]) return;
+    const float down = taps.rows[level][level_place() / Traits::kColumns].weight;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const float (&cells)[4] = of_levels[i];
+      const float across = taps.columns[level][level_place() % Traits::kColumns + i].weight;
+      const float upper_row = interpolate(cells[0], cells[1], across);
+      v[i] = interpolate(upper_row, interpolate(cells[2], cells[3], across), down);
+    }
   }
 };
 
@@ -163,46 +172,42 @@ template <class T>
 struct FuseWeight {  // [K, C + L·D]
   const T* data;
   int64_t stride_k, stride_c;
-  bool whole;  // four channels from every fourth of x's, and of the levels', on are a vector
 };
 
-// The slice of weights, likewise: four channels of two outputs.
-template <class T>
+// The slice of weights, likewise: four channels of two outputs, which are vectors where kWhole.
+template <class T, bool kWhole>
 struct FuseWeightSlice {
   using Traits = FuseTraits;
   static constexpr int kApart = Traits::kOutputs / 2;
-  const T* row[2];
   Vector4<T> values[2];
 
   __device__ static int channel() { return threadIdx.x % 4 * 4 + threadIdx.x / 32 % 2 * 16; }
   __device__ static int output() { return threadIdx.x % 32 / 4 + threadIdx.x / 64 * 8; }
 
-  __device__ FuseWeightSlice(const FuseWeight<T>& weight, int k0, int outputs) {
+  // Outputs that are not there are the last one again; their sums are not stored.
+  __device__ void load(const FuseWeight<T>& weight, int k0, int outputs, int first, int end) {
+    const int c = min(first + channel(), end - (kWhole ? 4 : 1));
 #pragma unroll
-    for (int i = 0; i < 2; i++) row[i] = weight.data + min(k0 + output() + i * kApart, outputs - 1) * weight.stride_k;
+    for (int i = 0; i < 2; i++) {
+      const int k = min(opaque(k0) + output() + i * kApart, outputs - 1);  // no registers over the products
+      values[i] =
+          load_four<kWhole>(weight.data + k * weight.stride_k + c * weight.stride_c, weight.stride_c, end - 1 - c);
+    }
   }
 
-  __device__ void load(const FuseWeight<T>& weight, int first, int end) {
-    const int c = first + channel();
-#pragma unroll
-    for (int i = 0; i < 2; i++)
-      values[i] = load_four(row[i] + c * weight.stride_c, weight.whole, weight.stride_c, end - c);
-  }
-
-  __device__ void store(float* weights) const {
+  __device__ void store(int first, int end, float* weights) const {
 #pragma unroll
     for (int i = 0; i < 2; i++)
 #pragma unroll
       for (int j = 0; j < 4; j++)
-        weights[(channel() + j) * Traits::kWeightPitch + output() + i * kApart] = to_float(values[i].v[j]);
+        weights[(channel() + j) * Traits::kWeightPitch + output() + i * kApart] =
+            first + channel() + j < end ? to_float(values[i].v[j]) : 0.f;
   }
 };
 
-template <class T, Access kAccess, Resize kMode>
-__global__ void __launch_bounds__(FuseTraits::kThreads, FuseTraits::kMinBlocks) fuse_kernel(PyramidSource<T> source,
-                                                                                            FuseWeight<T> weight,
-                                                                                            Parameter bias, Map<T> out,
-                                                                                            Tiling tiling) {
+template <class T, Access kAccess, bool kWhole>
+__global__ void __launch_bounds__(FuseTraits::kThreads, FuseTraits::kMinBlocks) fuse_kernel(
+    PyramidSource<T> source, Resize mode, FuseWeight<T> weight, Parameter bias, Map<T> out, Tiling tiling) {
   using Traits = FuseTraits;
   constexpr bool kAcross = kAccess == Access::kChannels;
   __align__(16) __shared__ float shared[2 * Traits::kSlice];  // two slices; then a row's sums
@@ -211,24 +216,24 @@ __global__ void __launch_bounds__(FuseTraits::kThreads, FuseTraits::kMinBlocks) 
 
   const Tile tile = tiling.tile(blockIdx.x);
   const int thread = threadIdx.x;
-  PyramidSlice<T, kAccess, kMode> input(source, tile);
-  FuseWeightSlice<T> matrix(weight, tile.channel, out.channels);
+  PyramidSlice<T, kAccess> input(source, tile);
+  FuseWeightSlice<T, kWhole> matrix;
   const auto next_slice = [&](int first) { return min(first + Traits::kChannels, source.end(first)); };
   const auto load_affine = [&](int first) {
     const int c = min(first + thread, source.channels() - 1);
     return float2{source.affine_relu.scale[c], source.affine_relu.shift[c]};
   };
 
-  taps.fill<kMode>(source.grids, tile, out.height, out.width);
+  taps.fill(source.grids, source.outputs, mode, tile, out.height, out.width);
   if (thread < Traits::kChannels) {
     affine[0][thread] = load_affine(0);
     affine[1][thread] = load_affine(next_slice(0));
   }
   __syncthreads();
   input.load(source, taps, 0);
-  matrix.load(weight, 0, source.end(0));
+  matrix.load(weight, tile.channel, out.channels, 0, source.end(0));
   input.store(source, taps, 0, shared, affine[0]);
-  matrix.store(shared + Traits::kInputs);
+  matrix.store(0, source.end(0), shared + Traits::kInputs);
   __syncthreads();
 
   // 8 neighbouring lanes go along the outputs; they read the same pixels
@@ -248,7 +253,7 @@ __global__ void __launch_bounds__(FuseTraits::kThreads, FuseTraits::kMinBlocks) 
     float2 after;  // the affine of the slice after the next
     if (more) {
       input.load(source, taps, next);
-      matrix.load(weight, next, source.end(next));
+      matrix.load(weight, tile.channel, out.channels, next, source.end(next));
       if (thread < Traits::kChannels) after = load_affine(next_slice(next));
     }
     const float* const from = shared + buffer * Traits::kSlice + group * Traits::kShare * Traits::kInputPitch + quad;
@@ -273,7 +278,7 @@ __global__ void __launch_bounds__(FuseTraits::kThreads, FuseTraits::kMinBlocks) 
     if (!more) break;
     buffer ^= 1;  // the other buffer's readers have passed the last barrier
     input.store(source, taps, next, shared + buffer * Traits::kSlice, affine[buffer]);
-    matrix.store(shared + buffer * Traits::kSlice + Traits::kInputs);
+    matrix.store(next, source.end(next), shared + buffer * Traits::kSlice + Traits::kInputs);
     if (thread < Traits::kChannels) affine[buffer ^ 1][thread] = after;
     __syncthreads();
     first = next;
