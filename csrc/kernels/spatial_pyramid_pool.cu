@@ -81,8 +81,10 @@ void spatial_pyramid_pool(const TensorView& x, const TensorView& level_weight, c
                           const TensorView& fuse_scale, const TensorView& fuse_shift,
                           const std::vector<std::pair<int, int>>& grids, Resize mode, const TensorView& workspace,
                           const TensorView& out, Stream stream) {
-  check(x.ndim == 4 && x.shape[2] > 0 && x.shape[3] > 0, "x: expected [N, C, H, W] with at least one pixel");
-  check(level_weight.ndim == 3, "level_weight: expected [L, D, C]");
+  check(x.ndim == 4 && x.shape[1] > 0 && x.shape[2] > 0 && x.shape[3] > 0,
+        "x: expected [N, C, H, W] with at least one channel and pixel");
+  check(level_weight.ndim == 3 && level_weight.shape[1] > 0,
+        "level_weight: expected [L, D, C] with at least one output");
   check(fuse_weight.ndim == 2, "fuse_weight: expected [K, C + L·D]");
   const PyramidGrids pyramid = pyramid_grids(grids);
   const int64_t n = x.shape[0], channels = x.shape[1], levels = pyramid.count;

@@ -62,18 +62,32 @@ __device__ inline Window pooling_window(int cell, int cells, int size) {
 // Channels of a strip in memory: whole vectors. What fills the last one up is never used.
 __host__ __device__ constexpr int64_t strip_pitch(int64_t channels) { return ceil_div(channels, 4) * 4; }
 
-// Four neighbours in memory, as one vector or one by one, where those after the `last` are the last again: what isn't
-// there is masked when it is used, so that nothing waits for a load but its use.
-template <bool kWhole, class T>
-__device__ inline Vector4<T> load_four(const T* p, int64_t stride, int last) {
-  Vector4<T> four;
-  if (kWhole)
-    four = load4(p);
-  else
+// Four neighbours on their way from memory: as one vector, which stays packed until an element is used, because
+// unpacking it waits for it.
+template <class T, bool kWhole>
+struct Four {
+  using Bits = typename std::conditional<sizeof(T) == sizeof(float), float4, float2>::type;
+  Bits bits;
+
+  __device__ void load(const T* p, int64_t, int) { bits = __ldg(reinterpret_cast<const Bits*>(p)); }
+  __device__ float operator[](int i) const {
+    Vector4<T> four;
+    memcpy(&four, &bits, sizeof four);
+    return to_float(four.v[i]);
+  }
+};
+
+// Or one by one, where no vector may be loaded; those after the `last` are the last again.
+template <class T>
+struct Four<T, false> {
+  T v[4];
+
+  __device__ void load(const T* p, int64_t stride, int last) {
 #pragma unroll
-    for (int i = 0; i < 4; i++) four.v[i] = __ldg(p + min(i, last) * stride);
-  return four;
-}
+    for (int i = 0; i < 4; i++) v[i] = __ldg(p + min(i, last) * stride);
+  }
+  __device__ float operator[](int i) const { return to_float(v[i]); }
+};
 
 struct PoolTraits {
   static constexpr int kThreads = 256, kWarps = kThreads / 32;
@@ -99,7 +113,7 @@ __global__ void __launch_bounds__(PoolTraits::kThreads) pool_kernel(Map<const T>
   float* const to = strips + static_cast<int64_t>(row) * grids.columns * pitch + channel + lane;
 
   for (int column = 0; column < x.width; column += Traits::kColumns) {
-    Vector4<T> values[Traits::kSlots];
+    Four<T, kAccess != Access::kAny> values[Traits::kSlots];
     const auto c_of = [](int i) { return kAcross ? i % (Traits::kChannels / 4) * 4 : i / (Traits::kColumns / 4); };
     const auto s_of = [](int i) { return kAcross ? i / (Traits::kChannels / 4) : i % (Traits::kColumns / 4) * 4; };
 #pragma unroll
@@ -107,7 +121,7 @@ __global__ void __launch_bounds__(PoolTraits::kThreads) pool_kernel(Map<const T>
       const int i = threadIdx.x + slot * Traits::kThreads;
       const int c = min(channel + c_of(i), x.channels - (kAcross ? 4 : 1));
       const int w = min(column + s_of(i), x.width - (kAccess == Access::kRows ? 4 : 1));
-      values[slot] = load_four<kAccess != Access::kAny>(&x.at(n, c, h, w), x.stride_w, x.width - 1 - w);
+      values[slot].load(&x.at(n, c, h, w), x.stride_w, x.width - 1 - w);
     }
     if (column == 0)  // while the first loads are on their way
       for (int i = threadIdx.x; i < grids.columns; i += Traits::kThreads) {
@@ -118,8 +132,7 @@ __global__ void __launch_bounds__(PoolTraits::kThreads) pool_kernel(Map<const T>
     for (int slot = 0; slot < Traits::kSlots; slot++) {
       const int i = threadIdx.x + slot * Traits::kThreads;
 #pragma unroll
-      for (int j = 0; j < 4; j++)
-        tile[s_of(i) + (kAcross ? 0 : j)][c_of(i) + (kAcross ? j : 0)] = to_float(values[slot].v[j]);
+      for (int j = 0; j < 4; j++) tile[s_of(i) + (kAcross ? 0 : j)][c_of(i) + (kAcross ? j : 0)] = values[slot][j];
     }
     __syncthreads();
     for (int i = threadIdx.x / 32; i < grids.columns && channel + lane < pitch; i += Traits::kWarps) {
@@ -195,12 +208,12 @@ __global__ void __launch_bounds__(LevelTraits::kThreads, LevelTraits::min_blocks
         for (int j = 0; j < 4; j++) part[j] += four.v[j];
       }
     const int from = min(c, channels - (kWhole ? 4 : 1));
-    Vector4<T> weights[Traits::kPerWarp];
+    Four<T, kWhole> weights[Traits::kPerWarp];
 #pragma unroll
     for (int i = 0; i < Traits::kPerWarp; i++) {
       const int d = min(d0 + i * Traits::kWarps, outputs - 1);
       const T* const p = weight.data + index * weight.stride_l + d * weight.stride_d + from * weight.stride_c;
-      weights[i] = load_four<kWhole>(p, weight.stride_c, channels - 1 - from);
+      weights[i].load(p, weight.stride_c, channels - 1 - from);
     }
     store4(&parts[warp][4 * lane], part);
     __syncthreads();
@@ -216,7 +229,7 @@ __global__ void __launch_bounds__(LevelTraits::kThreads, LevelTraits::min_blocks
       if (c + j >= channels) break;
       const float v = inputs[4 * lane + j];
 #pragma unroll
-      for (int i = 0; i < Traits::kPerWarp; i++) sums[i] = fmaf(v, to_float(weights[i].v[j]), sums[i]);
+      for (int i = 0; i < Traits::kPerWarp; i++) sums[i] = fmaf(v, weights[i][j], sums[i]);
     }
   }
 #pragma unroll

@@ -86,7 +86,7 @@ struct PyramidSlice {
   int columns;         // of x from there on
   const float* image;  // of the levels, in channel 0
   int level;
-  Vector4<T> of_x;
+  Four<T, kAccess != Access::kAny> of_x;
   float of_levels[4][4];  // of each pixel the cells that it lies between
 
   __device__ static int lane() { return threadIdx.x % 32; }
@@ -109,7 +109,7 @@ struct PyramidSlice {
   __device__ void load(const PyramidSource<T>& source, const PyramidTaps& taps, int first) {
     if (first < source.x.channels) {
       const int c = min(first + channel(), source.x.channels - (kAcross ? 4 : 1));
-      of_x = load_four<kAccess != Access::kAny>(pixel + c * source.x.stride_c, source.x.stride_w, columns - 1);
+      of_x.load(pixel + c * source.x.stride_c, source.x.stride_w, columns - 1);
       return;
     }
     const int c = min(first + lane(), source.channels() - 1) - source.x.channels;
@@ -133,7 +133,7 @@ struct PyramidSlice {
       const int c = channel();
       const bool there = first + c < source.x.channels;
 #pragma unroll
-      for (int i = 0; i < 4; i++) v[i] = activated(to_float(of_x.v[i]), affine[c + (kAcross ? i : 0)], there);
+      for (int i = 0; i < 4; i++) v[i] = activated(of_x[i], affine[c + (kAcross ? i : 0)], there);
       float* const to = inputs + c * Traits::kInputPitch + place();
       if (kAcross)
 #pragma unroll
@@ -149,7 +149,7 @@ struct PyramidSlice {
     }
   }
 
-  __device__ static float activated(float v, const float2& affine, bool there) {
+  __device__ static float activated(float v, float2 affine, bool there) {
     return there ? relu(fmaf(v, affine.x, affine.y)) : 0.f;
   }
 
@@ -179,7 +179,7 @@ template <class T, bool kWhole>
 struct FuseWeightSlice {
   using Traits = FuseTraits;
   static constexpr int kApart = Traits::kOutputs / 2;
-  Vector4<T> values[2];
+  Four<T, kWhole> values[2];
 
   __device__ static int channel() { return threadIdx.x % 4 * 4 + threadIdx.x / 32 % 2 * 16; }
   __device__ static int output() { return threadIdx.x % 32 / 4 + threadIdx.x / 64 * 8; }
@@ -190,8 +190,7 @@ struct FuseWeightSlice {
 #pragma unroll
     for (int i = 0; i < 2; i++) {
       const int k = min(opaque(k0) + output() + i * kApart, outputs - 1);  // no registers over the products
-      values[i] =
-          load_four<kWhole>(weight.data + k * weight.stride_k + c * weight.stride_c, weight.stride_c, end - 1 - c);
+      values[i].load(weight.data + k * weight.stride_k + c * weight.stride_c, weight.stride_c, end - 1 - c);
     }
   }
 
@@ -201,7 +200,7 @@ struct FuseWeightSlice {
 #pragma unroll
       for (int j = 0; j < 4; j++)
         weights[(channel() + j) * Traits::kWeightPitch + output() + i * kApart] =
-            first + channel() + j < end ? to_float(values[i].v[j]) : 0.f;
+            first + channel() + j < end ? values[i][j] : 0.f;
   }
 };
 
