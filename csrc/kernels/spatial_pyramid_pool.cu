@@ -61,17 +61,16 @@ void launch_fuse(const PyramidSource<T>& source, Resize mode, const TensorView& 
   SWIFTNET_LAUNCH((fuse_kernel<T, kAccess, kWhole>), grid, block, 0, stream, source, mode, matrix, bias, y, tiles);
 }
 
+// Call f with an integral_constant of the value.
 template <class F>
 void dispatch_bool(bool value, F&& f) {
   value ? f(std::true_type{}) : f(std::false_type{});
 }
 template <class F>
 void dispatch_access(Access access, F&& f) {
-  switch (access) {
-    case Access::kRows: return f(std::integral_constant<Access, Access::kRows>{});
-    case Access::kChannels: return f(std::integral_constant<Access, Access::kChannels>{});
-    case Access::kAny: return f(std::integral_constant<Access, Access::kAny>{});
-  }
+  if (access == Access::kRows) return f(std::integral_constant<Access, Access::kRows>{});
+  if (access == Access::kChannels) return f(std::integral_constant<Access, Access::kChannels>{});
+  f(std::integral_constant<Access, Access::kAny>{});
 }
 
 }  // namespace

@@ -4,9 +4,8 @@
 //   level  levels[n][cell][d]      = Σ_c level_weight[l,d,c] · relu(affine_l(mean[c])), mean from the strips of its
 //   rows fuse   spatial_pyramid_pool_fuse.cuh: the 1×1 over x and the resized levels
 //
-// Strips make cells of any shape in one read of x: overlapping windows share its rows, and no thread adds up a whole
-// cell. With grids of 16, 8, 4 and 2 columns they are about half as many as the pixels of a row of 64. Strips and
-// levels are fp32.
+// By strips x is read once whatever the windows, nested or overlapping, in as many blocks as it has rows, and no thread
+// adds up a whole cell. Grids of 16, 8, 4 and 2 columns make 30 of a row of 64 pixels. Strips and levels are fp32.
 //
 // The cells of all levels are numbered one after the other, row by row, and so are the columns of all grids. A cell's
 // window is PyTorch's: along H, cell i of a grid of g rows covers [floor(i·H/g), ceil((i+1)·H/g)), so windows overlap
@@ -166,9 +165,10 @@ struct LevelTraits {
   static constexpr int min_blocks(bool whole) { return whole ? 3 : 2; }
 };
 
-// One block makes 48 outputs of one cell; four channels of its weights are a vector where kWhole. For each slice of
-// channels the warps share the rows of the cell's window; then each warp makes its outputs, whose lanes go along the
-// channels and in the end add up by shuffles.
+// One block makes 48 outputs of one cell, for each slice of channels in three steps: each warp adds up its share of the
+// window's rows, a thread adds the warps' parts of its channel and activates their mean, and each warp multiplies it by
+// its outputs' weights, with the lanes along the channels. In the end the lanes add up by shuffles. Where kWhole four
+// channels of the weights are a vector.
 template <class T, bool kWhole>
 __global__ void __launch_bounds__(LevelTraits::kThreads, LevelTraits::min_blocks(kWhole)) level_kernel(
     const float* strips, PyramidGrids grids, int channels, int height, int width, int outputs, AffineRelu affine_relu,
@@ -203,9 +203,9 @@ __global__ void __launch_bounds__(LevelTraits::kThreads, LevelTraits::min_blocks
     if (c < channels)
 #pragma unroll 4
       for (int r = rows.begin + warp; r < rows.end; r += Traits::kWarps, strip += Traits::kWarps * row_pitch) {
-        const Vector4<float> four = load4(strip);
+        const Vector4<float> of_row = load4(strip);
 #pragma unroll
-        for (int j = 0; j < 4; j++) part[j] += four.v[j];
+        for (int j = 0; j < 4; j++) part[j] += of_row.v[j];
       }
     const int from = min(c, channels - (kWhole ? 4 : 1));
     Four<T, kWhole> weights[Traits::kPerWarp];
@@ -221,15 +221,15 @@ __global__ void __launch_bounds__(LevelTraits::kThreads, LevelTraits::min_blocks
       float sum = 0.f;
 #pragma unroll
       for (int w = 0; w < Traits::kWarps; w++) sum += parts[w][thread];
-      inputs[thread] = first + thread < channels ? relu(fmaf(sum / pixels, scale, shift)) : 0.f;
+      inputs[thread] = relu(fmaf(sum / pixels, scale, shift));
     }
     __syncthreads();
+    const Vector4<float> four = *reinterpret_cast<const Vector4<float>*>(inputs + 4 * lane);
 #pragma unroll
     for (int j = 0; j < 4; j++) {
       if (c + j >= channels) break;
-      const float v = inputs[4 * lane + j];
 #pragma unroll
-      for (int i = 0; i < Traits::kPerWarp; i++) sums[i] = fmaf(v, weights[i][j], sums[i]);
+      for (int i = 0; i < Traits::kPerWarp; i++) sums[i] = fmaf(four.v[j], weights[i][j], sums[i]);
     }
   }
 #pragma unroll

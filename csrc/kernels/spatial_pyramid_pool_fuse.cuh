@@ -63,11 +63,11 @@ struct PyramidTaps {
                                       : resize_tap<Resize::kBilinear>(dst, in, out);
     };
     if (column < 0) {
-      const ResizeTap tap = tap_of(tile.row + i, level.rows, height);
+      const ResizeTap tap = tap_of(min(tile.row + i, height - 1), level.rows, height);
       rows[l][i] = {(level.first_cell + tap.lower * level.columns) * outputs,
                     (level.first_cell + tap.upper * level.columns) * outputs, tap.weight};
     } else {
-      const ResizeTap tap = tap_of(tile.column + column, level.columns, width);
+      const ResizeTap tap = tap_of(min(tile.column + column, width - 1), level.columns, width);
       columns[l][column] = {tap.lower * outputs, tap.upper * outputs, tap.weight};
     }
     if (i == 0) single[l] = mode == Resize::kNearest || (level.rows == height && level.columns == width);
