@@ -30,17 +30,22 @@ def sectors(*shape, size=4):
     return torch.Size(shape).numel() * size // SECTOR
 
 
-def test_pyramid_pooling_reads_the_map_once_for_all_grids(launches):
-    x = torch.randn(1, 16, 16, 32)
-    level, fuse = torch.randn(3, 4, 16), torch.randn(8, 16 + 3 * 4)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_pyramid_pooling_reads_the_map_once_for_all_grids(memory_format, launches):
+    x = torch.randn(1, 32, 16, 64).contiguous(memory_format=memory_format)
+    level, fuse = torch.randn(3, 4, 32), torch.randn(8, 32 + 3 * 4)
     grids = [(8, 16), (4, 8), (2, 4)]
     pool, levels, out = launches(lambda: sx.ops.spatial_pyramid_pool(x, level, fuse, grids=grids))
-    assert "pool_kernel" in pool["kernel"] and "level_kernel" in levels["kernel"] and "conv1x1" in out["kernel"]
+    assert "pool_kernel" in pool["kernel"] and "level_kernel" in levels["kernel"] and "fuse_kernel" in out["kernel"]
     assert pool["sectors_read"] == pool["distinct_sectors_read"] == sectors(*x.shape)
-    cells = sum(rows * columns for rows, columns in grids)
-    assert pool["distinct_sectors_written"] == sectors(cells, 16)
+    cells, strips = sum(rows * columns for rows, columns in grids), 16 * sum(columns for _, columns in grids)
+    assert pool["sectors_written"] == pool["distinct_sectors_written"] == sectors(strips, 32)
+    # windows do not overlap, so each strip is read once; a cell's block reads 48 weights, the last one for those not there
+    assert levels["sectors_read"] == sectors(strips, 32) + cells * sectors(48, 32)
+    assert levels["distinct_sectors_read"] == sectors(strips, 32) + sectors(*level.shape)
     assert levels["distinct_sectors_written"] == sectors(cells, 4)
-    assert out["sectors_written"] == sectors(1, 8, 16, 32)  # and the concatenation is nowhere
+    assert out["distinct_sectors_read"] == sectors(*x.shape) + sectors(cells, 4) + sectors(*fuse.shape)
+    assert out["sectors_written"] == sectors(1, 8, 16, 64)  # and the concatenation is nowhere
 
 
 def test_labels_write_nothing_of_the_classes_size(launches):

@@ -96,7 +96,8 @@ def _run(*arguments: Any) -> Tensor:
     if kernels is None:
         return in_layout_of(_reference(*arguments), x)
     y = _fake(*arguments)
-    floats = x.shape[0] * _cells(sizes) * (x.shape[1] + level_weight.shape[1])  # the pooled cells and the levels
+    strips = x.shape[2] * sum(sizes[1::2]) * (-(-x.shape[1] // 4) * 4)  # a row's sums over each column of the grids
+    floats = x.shape[0] * (strips + _cells(sizes) * level_weight.shape[1])
     kernels.spatial_pyramid_pool(*arguments, workspace(NAME, floats, x.device), y, current_stream(x.device))
     return y
 

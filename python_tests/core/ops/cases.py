@@ -335,15 +335,22 @@ class SpatialPyramidPool(Case):
     name = "spatial_pyramid_pool"
     variants = ("bilinear", "nearest")
     vectors = ("level_scale", "level_shift", "fuse_scale", "fuse_shift", "fuse_bias")
+    # three tiles along a row, two groups of a level's outputs and of the fused ones; two slices of a level's channels
+    wide_shapes = ((1, 12, 68, (4, 16), (5, 132)), (2, 132, 24, (3, 6), (6, 20)))
 
     @staticmethod
     def grids(shape):
         (h, w), (height, width) = shape[3], shape[4]
-        return [(min(h, 16), min(w, 32)), (min(4, height), min(8, width)), (2, 3), (1, 1)][: 1 + shape[1] % 4]
+        levels = 1 + (shape[1] // 4 + shape[2]) % 4
+        return [(min(h, 16), min(w, 32)), (min(4, height), min(8, width)), (2, 3), (1, 1)][:levels]
+
+    @staticmethod
+    def level_outputs(shape):
+        return shape[2] - shape[2] // 4
 
     def tensors(self, shape, variant, rand):
         n, c, k, _, size = shape
-        levels, outputs = len(self.grids(shape)), min(k, 21)
+        levels, outputs = len(self.grids(shape)), self.level_outputs(shape)
         concatenated = c + levels * outputs
         return {
             "x": rand(n, c, *size), "level_weight": rand(levels, outputs, c), "fuse_weight": rand(k, concatenated),
@@ -364,7 +371,7 @@ class SpatialPyramidPool(Case):
 
     def terms(self, shape, variant):
         pooled = shape[4][0] * shape[4][1]
-        return pooled + shape[1] + shape[1] + len(self.grids(shape)) * min(shape[2], 21)
+        return pooled + shape[1] + shape[1] + len(self.grids(shape)) * self.level_outputs(shape)
 
 
 class MultiscaleMean(Case):

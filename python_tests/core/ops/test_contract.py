@@ -171,6 +171,20 @@ def test_nan_and_inf_spread_as_in_pytorch(case, special, backend, device):
             torch.testing.assert_close(y[finite], expected[finite], rtol=1e-4, atol=1e-4)
 
 
+def test_what_fills_up_the_pyramids_slices_is_in_no_sum(backend, device):
+    """Beyond the last channel neither an infinite pixel under another channel's affine nor an infinite weight counts."""
+    x = torch.rand(1, 9, 2, 4, device=device)
+    x[:, -1] = float("-inf")
+    scale = -torch.ones(12, device=device)
+    scale[8] = 1.0  # of the last channel of x, whose relu is 0
+    arguments = {"level_weight": torch.ones(1, 3, 9, device=device), "grids": [(1, 2)], "fuse_scale": scale}
+    weight = torch.ones(4, 12, device=device)
+    assert bool(torch.isfinite(sx.ops.spatial_pyramid_pool(x, fuse_weight=weight, **arguments)).all())
+    weight[:, -1] = float("inf")  # of the last level
+    y = sx.ops.spatial_pyramid_pool(x.abs().clamp(max=1), fuse_weight=weight, **dict(arguments, fuse_scale=None))
+    assert bool((y == float("inf")).all())
+
+
 def test_a_lateral_of_many_channels(backend, device):
     """More than the wide kernel keeps the affine of."""
     tap, weight = torch.ones(56, 1032, 1, 4, device=device), torch.ones(65, 1032, 1, 1, device=device)
