@@ -107,11 +107,18 @@ struct PyramidSlice {
   }
 
   __device__ void load(const PyramidSource<T>& source, const PyramidTaps& taps, int first) {
-    if (first < source.x.channels) {
-      const int c = min(first + channel(), source.x.channels - (kAcross ? 4 : 1));
-      of_x.load(pixel + c * source.x.stride_c, source.x.stride_w, columns - 1);
-      return;
-    }
+    if (first < source.x.channels)
+      load_x(source, first);
+    else
+      load_levels(source, taps, first);
+  }
+
+  __device__ void load_x(const PyramidSource<T>& source, int first) {
+    const int c = min(first + channel(), source.x.channels - (kAcross ? 4 : 1));
+    of_x.load(pixel + c * source.x.stride_c, source.x.stride_w, columns - 1);
+  }
+
+  __device__ void load_levels(const PyramidSource<T>& source, const PyramidTaps& taps, int first) {
     const int c = min(first + lane(), source.channels() - 1) - source.x.channels;
     level = c / source.outputs;
     const float* const map = image + (c - level * source.outputs);
@@ -229,7 +236,7 @@ __global__ void __launch_bounds__(FuseTraits::kThreads, FuseTraits::kMinBlocks) 
     affine[1][thread] = load_affine(next_slice(0));
   }
   __syncthreads();
-  input.load(source, taps, 0);
+  input.load_x(source, 0);
   matrix.load(weight, tile.channel, out.channels, 0, source.end(0));
   input.store(source, taps, 0, shared, affine[0]);
   matrix.store(0, source.end(0), shared + Traits::kInputs);

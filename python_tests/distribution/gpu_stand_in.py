@@ -128,10 +128,10 @@ class FailsWhenTimed(StandIn):
 
 
 class WrongKernels(StandIn):
-    """The emulated conv3x3 and labels are off."""
+    """The emulated 3×3s and labels are off."""
 
     def __init__(self):
-        for name in ("conv3x3", "multiscale_mean"):
+        for name in ("conv3x3", "upsample_blend", "multiscale_mean"):
             setattr(ops, name, self.one_more(getattr(ops, name)))
 
     def one_more(self, right):
