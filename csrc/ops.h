@@ -57,8 +57,8 @@ void lateral_add(const TensorView& tap, const TensorView& weight, const TensorVi
                  const TensorView& scale, const TensorView& shift, const TensorView& out_scale,
                  const TensorView& out_shift, bool relu, Resize mode, const TensorView& out, Stream stream);
 
-// `grids` are (rows, columns); `workspace`, aligned to 16 bytes, holds at least N · (H · columns · C + cells · D) floats,
-// with the columns and cells of all grids and C rounded up to fours.
+// `grids` are (rows, columns); `workspace`, aligned to 16 bytes, holds at least N · (H · columns · C + cells · D)
+// floats, with the columns and cells of all grids and C rounded up to fours.
 void spatial_pyramid_pool(const TensorView& x, const TensorView& level_weight, const TensorView& fuse_weight,
                           const TensorView& fuse_bias, const TensorView& level_scale, const TensorView& level_shift,
                           const TensorView& fuse_scale, const TensorView& fuse_shift,

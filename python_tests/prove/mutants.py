@@ -355,7 +355,7 @@ MUTANTS: List[Mutant] = [
            orders("spatial_pyramid_pool", "nearest"), "race"),
     Mutant("no barrier before the groups' sums are added", "spatial_pyramid_pool_fuse.cuh",
            "sums[r][i]);\n    __syncthreads();", "sums[r][i]);", orders("spatial_pyramid_pool", "nearest"), "race"),
-    Mutant("a group's sums are lost", "spatial_pyramid_pool_fuse.cuh",
+    Mutant("one group's products are lost", "spatial_pyramid_pool_fuse.cuh",
            "(of_group[2 * kGroup] + of_group[3 * kGroup])", "of_group[2 * kGroup]", numeric("spatial_pyramid_pool", "bilinear")),
     Mutant("level and channel are confused", "spatial_pyramid_pool_fuse.cuh", "level = c / source.outputs;",
            "level = c % source.grids.count;", numeric("spatial_pyramid_pool", "bilinear")),
