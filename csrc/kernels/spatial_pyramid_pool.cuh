@@ -1,11 +1,12 @@
 // Spatial pyramid pooling in three launches; neither the pooled map nor the concatenation of the levels is written.
 //
 //   pool   strips[n][h][column][c] = Σ of row h of x over the columns of a cell, for each column of each grid
-//   level  levels[n][cell][d]      = Σ_c level_weight[l,d,c] · relu(affine_l(mean[c])), mean from the strips of its
-//   rows fuse   spatial_pyramid_pool_fuse.cuh: the 1×1 over x and the resized levels
+//   level  levels[n][cell][d]      = Σ_c level_weight[l,d,c] · relu(affine_l(mean[c])), of the mean of a cell's strips
+//   fuse   the 1×1 over x and the resized levels: spatial_pyramid_pool_fuse.cuh
 //
-// By strips x is read once whatever the windows, nested or overlapping, in as many blocks as it has rows, and no thread
-// adds up a whole cell. Grids of 16, 8, 4 and 2 columns make 30 of a row of 64 pixels. Strips and levels are fp32.
+// By strips one read of x makes all cells, whether their windows nest or overlap, in blocks for each of its rows, and
+// no thread adds up a whole cell. Grids of 16, 8, 4 and 2 columns make 30 strips of a row of 64 pixels. Strips and
+// levels are fp32.
 //
 // The cells of all levels are numbered one after the other, row by row, and so are the columns of all grids. A cell's
 // window is PyTorch's: along H, cell i of a grid of g rows covers [floor(i·H/g), ceil((i+1)·H/g)), so windows overlap
