@@ -166,12 +166,16 @@ def is_multiply(instruction):
     return bool(MULTIPLY.match(instruction.base)) and not constant
 
 
+def is_mma(instruction):
+    return instruction.base.endswith("MMA")
+
+
 def hot_loop(function):
     """The outermost loop with the most products of matrices, then multiplies (the longest, if none has any), or None."""
     candidates = [[function.instructions[i] for i in loop] for loop in outermost_loops(successors(function))]
     if not candidates:
         return None
-    loop = max(candidates, key=lambda body: (count(body, "MMA"), sum(map(is_multiply, body)), len(body)))
+    loop = max(candidates, key=lambda body: (sum(map(is_mma, body)), sum(map(is_multiply, body)), len(body)))
     kinds = [i.base for i in loop if is_multiply(i)]
     return {
         "loop_instructions": len(loop),
@@ -181,10 +185,6 @@ def hot_loop(function):
         "loop_vector_loads": sum(bool(VECTOR.match(i.opcode)) for i in loop),
         "loop_barriers": sum(i.base == "BAR" for i in loop),
     }
-
-
-def count(body, ending):
-    return sum(i.base.endswith(ending) for i in body)
 
 
 def local_accesses(function):

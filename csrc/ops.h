@@ -15,6 +15,8 @@ namespace swiftnet {
 
 enum class Resize { kBilinear, kNearest };
 enum class Order { kSoftmaxThenResize, kResizeThenSoftmax };
+// kHalf2 takes fp16; kTensorCores fp16, and bf16, where kernel_architecture is at least 75, and 80: below it writes
+// nothing.
 enum class ConvAlgorithm { kDirect, kWinograd, kHalf2, kTensorCores };
 
 using Stream = void*;  // a cudaStream_t; ignored by the emulation

@@ -11,8 +11,17 @@ from . import __version__, _native
 from .nn import SpatialPyramidPooling, UpsampleBlend
 from .nn.layers import BLENDS
 from .ops import OPERATORS, current_backend
-from .ops.backend import resolve
+from .ops.backend import (
+    KERNEL_DTYPES,
+    TENSOR_CORE_DTYPES,
+    capability_of,
+    no_tensor_cores,
+    resolve,
+    tensor_cores_take,
+)
 from .ops.conv3x3 import RULE
+
+TENSOR_CORE_OPERATORS = ("conv3x3", "conv3x3_with_sum", "conv3x3_head", "upsample_blend")
 
 
 def _devices() -> List[Any]:
@@ -27,11 +36,18 @@ def _device_name(device: torch.device) -> str:
     return "{}, compute capability {}.{}".format(torch.cuda.get_device_name(device), major, minor)
 
 
-def _would_run(device: torch.device, dtype: torch.dtype) -> Dict[str, str]:
+def _would_run(op: str, device: torch.device, dtype: torch.dtype) -> Dict[str, str]:
     backend, _ = current_backend()
-    module, reason = resolve(backend, device, dtype)
+    matrices = dtype is torch.bfloat16 and op in TENSOR_CORE_OPERATORS  # which nothing but tensor cores take
+    module, reason = resolve(backend, device, dtype, TENSOR_CORE_DTYPES if matrices else KERNEL_DTYPES)
+    if module is not None and matrices:
+        capability = capability_of(module, device)
+        if tensor_cores_take(dtype, capability):
+            reason = "for channels_last maps with channels in eights, else plain PyTorch"
+        else:
+            module, reason = None, no_tensor_cores(dtype, capability)
     if module is not None:
-        return {"runs": "emulated kernel" if backend == "emulated" else "CUDA kernel", "reason": ""}
+        return {"runs": "emulated kernel" if backend == "emulated" else "CUDA kernel", "reason": reason}
     if not reason and backend == "auto":
         reason = "plain PyTorch is what a CPU runs in this version"
     return {"runs": "reference", "reason": reason or "asked for"}
@@ -78,7 +94,7 @@ def collect() -> Dict[str, Any]:
                 "name": _device_name(device),
                 "operators": {
                     op: {
-                        str(dtype).replace("torch.", ""): _would_run(device, dtype)
+                        str(dtype).replace("torch.", ""): _would_run(op, device, dtype)
                         for dtype in (torch.float32, torch.float16, torch.bfloat16)
                     }
                     for op in OPERATORS

@@ -27,11 +27,7 @@ void conv3x3_direct(const Conv3x3Call& call) {
     using T = decltype(zero);
     if (call.pack) pack_taps<T, float>(call.weight, call.packed, call.stream);
     const auto epilogue = conv_epilogue<T>(call);
-    switch (tap_access(call)) {
-      case Access::kRows: return launch<T, Access::kRows>(call, epilogue);
-      case Access::kChannels: return launch<T, Access::kChannels>(call, epilogue);
-      case Access::kAny: return launch<T, Access::kAny>(call, epilogue);
-    }
+    dispatch_access(tap_access(call), [&](auto access) { launch<T, decltype(access)::value>(call, epilogue); });
   });
 }
 

@@ -26,11 +26,7 @@ int64_t half2_packed_numel(int64_t outputs, int64_t channels) {
 void conv3x3_half2(const Conv3x3Call& call) {
   check(call.x.dtype == DType::kFloat16, "algorithm: half2 takes float16 maps");
   if (call.pack) pack_taps<__half, __half>(call.weight, call.packed, call.stream);
-  switch (tap_access(call)) {
-    case Access::kRows: return launch<Access::kRows>(call);
-    case Access::kChannels: return launch<Access::kChannels>(call);
-    case Access::kAny: return launch<Access::kAny>(call);
-  }
+  dispatch_access(tap_access(call), [&](auto access) { launch<decltype(access)::value>(call); });
 }
 
 }  // namespace swiftnet

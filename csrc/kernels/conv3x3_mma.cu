@@ -1,4 +1,4 @@
-#include "common/cuda.cuh"
+#include "common/dispatch.cuh"
 #ifdef SWIFTNET_TENSOR_CORES
 #include "conv3x3_mma.cuh"
 #else

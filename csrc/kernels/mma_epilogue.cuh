@@ -6,26 +6,6 @@
 
 namespace swiftnet {
 
-template <class T>
-struct alignas(16) Vector8 {
-  T v[8];
-};
-
-template <class T>
-__device__ inline Vector8<T> load8(const T* p) {
-  const float4 bits = __ldg(reinterpret_cast<const float4*>(p));
-  Vector8<T> v;
-  memcpy(&v, &bits, sizeof v);
-  return v;
-}
-template <class T>
-__device__ inline void store8(T* p, const float (&v)[8]) {
-  Vector8<T> packed;
-#pragma unroll
-  for (int i = 0; i < 8; i++) packed.v[i] = from_float<T>(v[i]);
-  *reinterpret_cast<Vector8<T>*>(p) = packed;
-}
-
 // Two elements of 16 bits as the registers of a product hold them.
 template <class T>
 __device__ inline uint32_t pack2(float low, float high) {

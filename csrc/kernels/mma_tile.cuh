@@ -48,14 +48,4 @@ inline bool fits_tensor_cores(const TensorView& t) {
   return !t.defined() || t.numel() == 0 || moves_by_vectors(t, 1, 8);
 }
 
-// Calls f with a value of the type that stores this dtype.
-template <class F>
-void dispatch_half_dtype(DType dtype, F&& f) {
-  switch (dtype) {
-    case DType::kFloat16: return f(__half{});
-    case DType::kBFloat16: return f(__nv_bfloat16{});
-    default: throw std::invalid_argument("algorithm: tensor_cores takes float16 and bfloat16 maps");
-  }
-}
-
 }  // namespace swiftnet

@@ -61,18 +61,6 @@ void launch_fuse(const PyramidSource<T>& source, Resize mode, const TensorView& 
   SWIFTNET_LAUNCH((fuse_kernel<T, kAccess, kWhole>), grid, block, 0, stream, source, mode, matrix, bias, y, tiles);
 }
 
-// Call f with an integral_constant of the value.
-template <class F>
-void dispatch_bool(bool value, F&& f) {
-  value ? f(std::true_type{}) : f(std::false_type{});
-}
-template <class F>
-void dispatch_access(Access access, F&& f) {
-  if (access == Access::kRows) return f(std::integral_constant<Access, Access::kRows>{});
-  if (access == Access::kChannels) return f(std::integral_constant<Access, Access::kChannels>{});
-  f(std::integral_constant<Access, Access::kAny>{});
-}
-
 }  // namespace
 
 void spatial_pyramid_pool(const TensorView& x, const TensorView& level_weight, const TensorView& fuse_weight,

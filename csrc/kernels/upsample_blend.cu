@@ -1,4 +1,4 @@
-#include "common/cuda.cuh"
+#include "common/dispatch.cuh"
 #ifdef SWIFTNET_TENSOR_CORES
 #include "upsample_blend.cuh"
 #else

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import swiftnet_ext as sx
-from swiftnet_ext import _native
+from swiftnet_ext import _native, info
 from swiftnet_ext.ops import backend as backend_module
 from swiftnet_ext.ops import current_backend
+from swiftnet_ext.ops.backend import no_tensor_cores
 
 
 def run(x=None):
@@ -196,15 +197,31 @@ def test_environment_variables_set_it():
         fresh("-c", code, SWIFTNET_EXT_BACKEND="fastest")
 
 
+@pytest.mark.parametrize(
+    "op, capability, run",
+    [
+        ("conv3x3", (8, 0), ("emulated kernel", "for channels_last maps with channels in eights, else plain PyTorch")),
+        ("upsample_blend", (7, 5), ("reference", no_tensor_cores(torch.bfloat16, (7, 5)))),
+        ("lateral_add", (8, 0), ("reference", "the kernels take float32 and float16, not bfloat16")),
+    ],
+)
+@pytest.mark.kernels_only
+def test_info_of_bfloat16(op, capability, run, backend, monkeypatch):
+    monkeypatch.setattr(info, "capability_of", lambda kernels, device: capability)
+    device = torch.device("cuda", 0) if backend == "cuda" else torch.device("cpu")
+    said = info._would_run(op, device, torch.bfloat16)
+    assert (said["runs"].replace("CUDA", "emulated"), said["reason"]) == run
+
+
 def test_info_says_what_would_run_and_why():
-    info = json.loads(fresh("-m", "swiftnet_ext.info", "--json"))
-    assert info["swiftnet_ext"] == sx.__version__ and info["torch"] == torch.__version__
-    (cpu,) = [d for d in info["devices"] if d["device"] == "cpu"]
+    said = json.loads(fresh("-m", "swiftnet_ext.info", "--json"))
+    assert said["swiftnet_ext"] == sx.__version__ and said["torch"] == torch.__version__
+    (cpu,) = [d for d in said["devices"] if d["device"] == "cpu"]
     assert set(cpu["operators"]) == set(sx.ops.OPERATORS)
     assert all(run["runs"] == "reference" and run["reason"] for op in cpu["operators"].values() for run in op.values())
-    assert info["built_for_architectures"] or info["no_kernels_reason"] or info["native_module_reason"]
-    assert info["modules"]["upsampling, 3x3"] == "upsample_blend"
-    assert info["modules"]["upsampling, grouped"].startswith(
+    assert said["built_for_architectures"] or said["no_kernels_reason"] or said["native_module_reason"]
+    assert said["modules"]["upsampling, 3x3"] == "upsample_blend"
+    assert said["modules"]["upsampling, grouped"].startswith(
         "lateral_add; the rest in plain PyTorch: blend_conv.conv has"
     )
     text = fresh("-m", "swiftnet_ext.info")

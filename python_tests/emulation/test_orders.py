@@ -23,11 +23,7 @@ def test_the_order_of_threads_changes_no_bit(case, variant, dtype, memory_format
 
 @pytest.mark.parametrize("case", tensor_cores.CASES, ids=lambda c: c.__name__)
 def test_tensor_cores_in_any_order(case, emulation):
-    for shape in (
-        (1, 24, 40, 72, (5, 17), (9, 33)),
-        (2, 16, 16, 120, (3, 8), (8, 16)),
-        (1, 8, 8, 24, (4, 16), (8, 34)),
-    ):
+    for shape in tensor_cores.SMALL:
         t = tensor_cores.arguments(case.names, shape, torch.float16, "cpu")
         check(lambda t=t: case.call(t), emulation)
 

@@ -58,10 +58,10 @@ def conv3x3(
     anew when it changes; changes through `weight.data` are not seen.
 
     Algorithms: "direct" sums over the taps in fp32; "winograd" is F(2×2, 3×3) in fp32, about half the arithmetic and
-    larger rounding errors; "half2", for float16 maps only, sums over the taps in fp16, 16 channels at a
-    time, and these sums in fp32: rounding errors of fp16, and Inf where such a sum exceeds 65504; "tensor_cores", for
-    channels_last maps of float16 and bfloat16 with channels in eights, sums over the taps in fp32. bfloat16 runs on
-    tensor cores only. Plain PyTorch ignores the choice.
+    larger rounding errors; "half2", for float16 maps only, sums over the taps in fp16, 16 channels at a time, and these
+    sums in fp32: rounding errors of fp16, and Inf where such a sum exceeds 65504; "tensor_cores", for channels_last maps
+    of float16 and bfloat16 with channels in eights, sums over the taps in fp32. bfloat16 runs on tensor cores only. Plain
+    PyTorch ignores the choice.
 
     Args:
         x: [N, C, H, W]; float32, float16, bfloat16 or float64.

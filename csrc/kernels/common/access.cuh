@@ -38,6 +38,27 @@ __device__ inline void store4(T* p, const float (&v)[4]) {
   *reinterpret_cast<Vector4<T>*>(p) = packed;
 }
 
+// Eight elements of 16 bits.
+template <class T>
+struct alignas(16) Vector8 {
+  T v[8];
+};
+
+template <class T>
+__device__ inline Vector8<T> load8(const T* p) {
+  const float4 bits = __ldg(reinterpret_cast<const float4*>(p));
+  Vector8<T> v;
+  memcpy(&v, &bits, sizeof v);
+  return v;
+}
+template <class T>
+__device__ inline void store8(T* p, const float (&v)[8]) {
+  Vector8<T> packed;
+#pragma unroll
+  for (int i = 0; i < 8; i++) packed.v[i] = from_float<T>(v[i]);
+  *reinterpret_cast<Vector8<T>*>(p) = packed;
+}
+
 // Whether each dimension but `inner` moves by whole vectors, which start aligned, and by no more than 2^25 elements, so
 // that offsets within a tile of, in all, up to 63 rows, columns and channels fit 32 bits.
 inline bool moves_by_vectors(const TensorView& t, int inner, int elements = 4) {

@@ -1,8 +1,9 @@
-// From a run-time dtype or resize mode to a template argument.
+// From a run-time dtype, resize mode, access or truth to a template argument.
 #pragma once
 #include <type_traits>
 
 #include "../../ops.h"
+#include "access.cuh"
 #include "cuda.cuh"
 
 namespace swiftnet {
@@ -17,6 +18,18 @@ void dispatch_dtype(DType dtype, F&& f) {
   }
 }
 
+#ifdef SWIFTNET_TENSOR_CORES
+// The same for what tensor cores take.
+template <class F>
+void dispatch_half_dtype(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::kFloat16: return f(__half{});
+    case DType::kBFloat16: return f(__nv_bfloat16{});
+    default: throw std::invalid_argument("algorithm: tensor_cores takes float16 and bfloat16 maps");
+  }
+}
+#endif
+
 // Calls f with an integral_constant of the mode.
 template <class F>
 void dispatch_mode(Resize mode, F&& f) {
@@ -25,6 +38,20 @@ void dispatch_mode(Resize mode, F&& f) {
     case Resize::kNearest: return f(std::integral_constant<Resize, Resize::kNearest>{});
   }
   throw std::invalid_argument("mode: expected bilinear or nearest");
+}
+
+// Calls f with an integral_constant of the access, or of the truth.
+template <class F>
+void dispatch_access(Access access, F&& f) {
+  switch (access) {
+    case Access::kRows: return f(std::integral_constant<Access, Access::kRows>{});
+    case Access::kChannels: return f(std::integral_constant<Access, Access::kChannels>{});
+    case Access::kAny: return f(std::integral_constant<Access, Access::kAny>{});
+  }
+}
+template <class F>
+void dispatch_bool(bool value, F&& f) {
+  value ? f(std::true_type{}) : f(std::false_type{});
 }
 
 }  // namespace swiftnet

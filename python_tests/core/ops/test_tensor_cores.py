@@ -11,7 +11,8 @@ import torch
 import swiftnet_ext as sx
 from swiftnet_ext import _native
 from swiftnet_ext.ops import packed
-from swiftnet_ext.ops.backend import no_tensor_cores, tensor_cores_take
+from swiftnet_ext.ops.backend import no_tensor_cores
+from swiftnet_ext.ops.conv3x3 import algorithm_for
 
 from . import oracle
 from .cases import in_format, to_double
@@ -37,6 +38,7 @@ EXACT_SHAPES = [
     (1, 8, 8, 8, (1, 1), (2, 2)), (2, 16, 8, 72, (4, 8), (8, 16)), (1, 8, 8, 24, (8, 17), (16, 34)),
     (1, 8, 8, 136, (3, 5), (12, 20)), (1, 16, 16, 40, (9, 33), (9, 33)),
 ]  # fmt: skip
+SMALL = [(1, 24, 40, 72, (5, 17), (9, 33)), (2, 16, 16, 120, (3, 8), (8, 16)), (1, 8, 8, 24, (4, 16), (8, 34))]
 CLASSES = (1, 19, 24)
 
 
@@ -266,12 +268,15 @@ def test_one_launch_rounds_as_several_but_for_the_tap(backend, device):
 
 def test_auto_takes_tensor_cores_where_they_are(backend, device, monkeypatch):
     """Which kernels run is seen by the weight's packed copies, of which each algorithm keeps its own."""
-    if backend == "cuda" and not tensor_cores_take(torch.bfloat16, torch.cuda.get_device_capability()):
-        return
     if backend == "emulated":
-        for module in ("conv3x3", "upsample_add_conv3x3", "upsample_blend"):
-            module = sys.modules["swiftnet_ext.ops." + module]  # the function has the module's name
-            monkeypatch.setattr(module, "capability_of", lambda kernels, device: (8, 0))
+        capability = (8, 0)
+        for name in ("conv3x3", "upsample_add_conv3x3", "upsample_blend"):
+            module = sys.modules["swiftnet_ext.ops." + name]  # the function has the module's name
+            monkeypatch.setattr(module, "capability_of", lambda kernels, device: capability)
+    else:
+        capability = torch.cuda.get_device_capability()
+    best, other = (algorithm_for(24, torch.float16, capability, fits) for fits in (True, False))
+    assert backend == "cuda" or (best, other) == ("tensor_cores", "winograd")
 
     def algorithms(call):
         t = arguments(Blend.names + ("head_weight",), (1, 16, 24, 40, (3, 9), (10, 35)), torch.float16, device)
@@ -282,13 +287,12 @@ def test_auto_takes_tensor_cores_where_they_are(backend, device, monkeypatch):
     def activated(t):
         return in_format(torch.ones_like(t["tap"][:, :1]).expand(-1, 24, -1, -1), "channels_last")
 
-    assert algorithms(lambda t: sx.ops.conv3x3(activated(t), t["weight"])) == ["tensor_cores"]
-    assert algorithms(lambda t: sx.ops.conv3x3(activated(t).contiguous(), t["weight"])) == ["winograd"]
-    assert algorithms(lambda t: sx.ops.conv3x3_head(activated(t), t["weight"], t["head_weight"])) == ["tensor_cores"]
-    assert algorithms(lambda t: sx.ops.upsample_add_conv3x3(t["x"], activated(t), t["weight"])) == ["tensor_cores"]
-    assert algorithms(lambda t: sx.ops.upsample_blend(t["x"], t["tap"], t["lateral_weight"], t["weight"])) == [
-        "tensor_cores"
-    ]
+    of_head = best if best == "tensor_cores" else "winograd"
+    assert algorithms(lambda t: sx.ops.conv3x3(activated(t), t["weight"])) == [best]
+    assert algorithms(lambda t: sx.ops.conv3x3(activated(t).contiguous(), t["weight"])) == [other]
+    assert algorithms(lambda t: sx.ops.conv3x3_head(activated(t), t["weight"], t["head_weight"])) == [of_head]
+    assert algorithms(lambda t: sx.ops.upsample_add_conv3x3(t["x"], activated(t), t["weight"])) == [best]
+    assert algorithms(lambda t: sx.ops.upsample_blend(t["x"], t["tap"], t["lateral_weight"], t["weight"])) == [best]
 
 
 def test_errors_name_the_argument_and_the_cure(backend, device):
@@ -310,12 +314,10 @@ def test_errors_name_the_argument_and_the_cure(backend, device):
 
 def test_direct_calls_of_the_module_are_checked(backend, device):
     """C++ checks again what its memory safety needs."""
-    if backend != "emulated":
-        return
-    module = _native.emulated()[0]
+    module = _native.emulated()[0] if backend == "emulated" else _native.native()[0]
     t = arguments(Blend.names, (1, 16, 24, 40, (3, 9), (10, 35)), torch.float16, device)
-    out = in_format(torch.zeros(1, 40, 10, 35, dtype=torch.float16), "channels_last")
-    weights = torch.zeros(module.conv3x3_packed_numel("tensor_cores", 40, 24))
+    out = in_format(torch.zeros(1, 40, 10, 35, dtype=torch.float16, device=device), "channels_last")
+    weights = torch.zeros(module.conv3x3_packed_numel("tensor_cores", 40, 24), device=device)
 
     def call(packed=weights, y=out, **changed):
         given = dict(t, **changed)
@@ -335,10 +337,10 @@ def test_direct_calls_of_the_module_are_checked(backend, device):
         call(x=t["x"].contiguous())
     x = t["tap"]
     with pytest.raises(ValueError, match="tensor_cores takes channels_last maps"):
-        points = torch.zeros(module.conv3x3_packed_numel("tensor_cores", 8, 16))
-        weight = torch.zeros(8, 16, 3, 3, dtype=torch.float16)
+        points = torch.zeros(module.conv3x3_packed_numel("tensor_cores", 8, 16), device=device)
+        weight = torch.zeros(8, 16, 3, 3, dtype=torch.float16, device=device)
         module.conv3x3(x, weight, "tensor_cores", points, True, None, None, False, None, out[:, :8].contiguous(), 0)
-    head = torch.zeros(25, 40, 1, 1, dtype=torch.float16), torch.zeros(1, 25, 3, 9, dtype=torch.float16)
+    head = [torch.zeros(*s, dtype=torch.float16, device=device) for s in ((25, 40, 1, 1), (1, 25, 3, 9))]
     with pytest.raises(ValueError, match="head_weight: expected 1 to 24 outputs"):
         module.conv3x3_head(
             t["x"], t["weight"], "tensor_cores", weights, True, None, None, None, head[0], None, head[1], 0
