@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import swiftnet_ext as sx
+from swiftnet_ext.ops.backend import tensor_cores_take
 from swiftnet_ext.ops.conv3x3_head import MIN_CHANNELS
 
 from . import oracle
@@ -47,6 +48,7 @@ class Case:
     name = ""
     variants = ()  # type: tuple
     vectors = ()  # type: tuple  # arguments that may be absent and may be fp32 beside fp16 maps
+    auto = False  # whether it runs a 3×3 by the algorithm of "auto"
     integers = 2  # up to which all sums are exact in fp16, on EXACT_SHAPES
     shapes = tuple(SHAPES)
     wide_shapes = ()  # type: tuple  # beside these: large enough for a kernel of larger tiles
@@ -92,6 +94,7 @@ class Case:
 
 class UpsampleAddConv3x3(Case):
     name = "upsample_add_conv3x3"
+    auto = True
     variants = ("bilinear", "nearest")
     vectors = ("scale", "shift", "bias")
 
@@ -199,6 +202,7 @@ class Conv3x3WithSum(Conv3x3):
 
 class Conv3x3Head(Case):
     name = "conv3x3_head"
+    auto = True
     variants = ("affine", "plain")
     vectors = ("bias", "head_bias", "scale", "shift")
     integers = 1
@@ -272,6 +276,7 @@ class UpsampleBlend(Case):
     """In several launches, of operators that have cases of their own; test_tensor_cores.py has the one launch."""
 
     name = "upsample_blend"
+    auto = True
     variants = ("bilinear", "nearest_head")
     vectors = (
         "lateral_bias", "bias", "scale", "shift", "out_scale", "out_shift", "head_bias", "head_scale", "head_shift",
@@ -441,8 +446,9 @@ def bound(case, shape, t, variant, dtype):
     t = to_double(t)
     value, magnitude = case.expected(t, variant)
     side = max(shape[3] + shape[4]) * 2
-    tensor_cores = dtype is torch.float16 and torch.cuda.is_available()
-    unit = oracle.MMA_UNIT if tensor_cores else oracle.UNIT[torch.float32]
-    arithmetic = (case.terms(shape, variant) + 16 + 6 * side) * unit * magnitude
+    terms, unit = case.terms(shape, variant), oracle.UNIT[torch.float32]
+    if case.auto and torch.cuda.is_available() and tensor_cores_take(dtype, torch.cuda.get_device_capability()):
+        terms, unit = max(terms, 9 * shape[1] + shape[2]), oracle.MMA_UNIT
+    arithmetic = (terms + 16 + 6 * side) * unit * magnitude
     arithmetic = arithmetic + case.stored(t, variant, dtype)
     return value, arithmetic + oracle.UNIT[dtype] * value.abs() + oracle.TINY[dtype]
