@@ -1,0 +1,90 @@
+#include "cpu/kernels.h"
+#include "cpu/map.h"
+#include "cpu/ops.h"
+
+namespace swiftnet {
+namespace cpu {
+namespace {
+
+Activation activation_of(const std::string& name) {
+  check(name == "none" || name == "relu" || name == "relu6", "activation: expected none, relu or relu6, got " + name);
+  return name == "none" ? Activation::kNone : name == "relu" ? Activation::kRelu : Activation::kRelu6;
+}
+
+bool is_bf16(DType dtype) {
+  check(is_map_dtype(dtype), "dtype: expected float32 or bfloat16");
+  return dtype == DType::kBFloat16;
+}
+
+// All of a call but its parameters.
+Conv2d call_of(const TensorView& x, const TensorView& out, const TensorView& tap, const Convolution& convolution,
+               int threads) {
+  Conv2d call{};
+  call.bf16 = is_bf16(x.dtype);
+  call.x = map_of("x", x, x.dtype);
+  call.float_out = out.defined() && out.dtype == DType::kFloat32;
+  call.out = map_of("out", out, call.float_out ? DType::kFloat32 : x.dtype);
+  call.tap = map_of("tap", tap, x.dtype);
+  check(call.out.data || call.tap.data || out.numel() == 0, "out, tap: expected at least one of them");
+  call.kernel = convolution.kernel, call.stride = convolution.stride, call.padding = convolution.padding;
+  check(call.kernel > 0 && call.stride > 0 && call.padding >= 0 && call.padding < call.kernel,
+        "kernel, stride, padding: expected positive ones, and less padding than kernel");
+  call.winograd = convolution.winograd;
+  check(!call.winograd || (call.kernel == 3 && call.stride == 1 && call.padding == 1),
+        "winograd: expected kernel 3, stride 1 and padding 1");
+  call.activation = activation_of(convolution.activation);
+  call.threads = threads;
+  check(threads > 0, "threads: expected at least 1");
+  const Map& y = call.out.data ? call.out : call.tap;
+  const auto size = [&](int64_t n) { return (n + 2 * call.padding - call.kernel) / call.stride + 1; };
+  check_size(call.out.data ? "out" : "tap", y, call.x.n, y.c, size(call.x.h), size(call.x.w));
+  check_size("tap", call.tap, y.n, y.c, y.h, y.w);
+  return call;
+}
+
+}  // namespace
+
+int64_t packed_bytes(DType dtype, bool winograd, int64_t outputs, int64_t channels, int kernel) {
+  check(outputs > 0 && channels > 0 && kernel > 0, "outputs, channels, kernel: expected positive ones");
+  return kernels().packed_bytes(is_bf16(dtype), winograd, outputs, channels, kernel);
+}
+
+void pack_conv2d(const TensorView& weight, DType dtype, bool winograd, const TensorView& packed) {
+  check(weight.ndim == 4 && weight.shape[2] == weight.shape[3], "weight: expected [outputs, channels, k, k]");
+  const int64_t outputs = weight.shape[0], channels = weight.shape[1];
+  const int kernel = static_cast<int>(weight.shape[2]);
+  const float* values = parameter_of("weight", weight, {outputs, channels, kernel, kernel});
+  check(!winograd || kernel == 3, "winograd: expected a 3×3");
+  void* bytes = bytes_of("packed", packed, packed_bytes(dtype, winograd, outputs, channels, kernel));
+  kernels().pack_conv2d(is_bf16(dtype), winograd, values, outputs, channels, kernel, bytes);
+}
+
+int64_t conv2d_workspace(const TensorView& x, const TensorView& out_or_tap, const Convolution& convolution,
+                         int threads) {
+  return kernels().conv2d_workspace(call_of(x, out_or_tap, TensorView(), convolution, threads));
+}
+
+void conv2d(const TensorView& x, const TensorView& packed, const Convolution& convolution, const TensorView& bias,
+            const TensorView& residual, const TensorView& up, bool nearest, const TensorView& out,
+            const TensorView& tap, const TensorView& tap_scale, const TensorView& tap_shift, bool tap_relu,
+            const TensorView& workspace, int threads) {
+  Conv2d call = call_of(x, out, tap, convolution, threads);
+  const Map& y = call.out.data ? call.out : call.tap;
+  if (y.n * y.c * y.h * y.w == 0) return;
+  call.packed = bytes_of("packed", packed, packed_bytes(x.dtype, call.winograd, y.c, call.x.c, call.kernel));
+  call.bias = parameter_of("bias", bias, {y.c});
+  call.tap_scale = parameter_of("tap_scale", tap_scale, {y.c});
+  call.tap_shift = parameter_of("tap_shift", tap_shift, {y.c});
+  call.tap_relu = tap_relu;
+  call.residual = map_of("residual", residual, x.dtype);
+  check_size("residual", call.residual, y.n, y.c, y.h, y.w);
+  call.up = map_of("up", up, x.dtype);
+  check(!call.up.data || (call.up.n == y.n && call.up.c == y.c && call.up.h > 0 && call.up.w > 0),
+        "up: expected out's batch and channels, and at least one pixel");
+  call.nearest = nearest;
+  call.workspace = bytes_of("workspace", workspace, kernels().conv2d_workspace(call));
+  kernels().conv2d(call);
+}
+
+}  // namespace cpu
+}  // namespace swiftnet

@@ -1,0 +1,17 @@
+// What each file of a level defines; csrc/cpu/kernels.h says what the functions do.
+#pragma once
+#include "cpu/kernels.h"
+
+namespace swiftnet {
+namespace cpu {
+namespace SWIFTNET_CPU_LEVEL {
+
+int64_t packed_bytes(bool bf16, bool winograd, int64_t outputs, int64_t channels, int kernel);
+void pack_conv2d(bool bf16, bool winograd, const float* weight, int64_t outputs, int64_t channels, int kernel,
+                 void* packed);
+int64_t conv2d_workspace(const Conv2d& call);
+void conv2d(const Conv2d& call);
+
+}  // namespace SWIFTNET_CPU_LEVEL
+}  // namespace cpu
+}  // namespace swiftnet

@@ -1,0 +1,53 @@
+// From tensors to the kernels' maps and parameters, with the checks that memory safety needs.
+#pragma once
+#include <string>
+
+#include "check.h"
+#include "cpu/kernels.h"
+#include "tensor.h"
+
+namespace swiftnet {
+namespace cpu {
+
+// A tensor [N, C, H, W] that is dense in channels_last; an absent one is an absent map.
+inline Map map_of(const char* name, const TensorView& t, DType dtype) {
+  Map map;
+  if (!t.defined()) return map;
+  check(t.ndim == 4, std::string(name) + ": expected [N, C, H, W]");
+  check(t.device < 0, std::string(name) + ": expected a CPU tensor");
+  check(t.dtype == dtype, std::string(name) + ": has another dtype than the operator takes here");
+  int64_t stride = 1;
+  for (int i : {1, 3, 2, 0}) {
+    check(t.shape[i] == 1 || t.strides[i] == stride, std::string(name) + ": expected a dense channels_last tensor");
+    stride *= t.shape[i];
+  }
+  map.data = t.data;
+  map.n = t.shape[0], map.c = t.shape[1], map.h = t.shape[2], map.w = t.shape[3];
+  return map;
+}
+
+inline void check_size(const char* name, const Map& map, int64_t n, int64_t c, int64_t h, int64_t w) {
+  check(!map.data || (map.n == n && map.c == c && map.h == h && map.w == w),
+        std::string(name) + ": expected shape " + shape_text({n, c, h, w}));
+}
+
+// A contiguous float parameter of this shape, or nullptr where it is absent.
+inline const float* parameter_of(const char* name, const TensorView& t, std::initializer_list<int64_t> shape) {
+  if (!t.defined()) return nullptr;
+  check_parameter(name, t, shape, DType::kFloat32, -1);
+  return static_cast<const float*>(t.data);
+}
+
+// Contiguous bytes, at least so many, aligned to 64.
+inline void* bytes_of(const char* name, const TensorView& t, int64_t bytes) {
+  if (bytes == 0) return nullptr;
+  check(t.ndim == 1 && t.dtype == DType::kUInt8 && t.device < 0 && t.strides[0] == 1 && t.shape[0] >= bytes,
+        std::string(name) + ": expected at least " + std::to_string(bytes) + " contiguous bytes of the CPU's memory");
+  check(reinterpret_cast<uintptr_t>(t.data) % 64 == 0, std::string(name) + ": expected an address divisible by 64");
+  return t.data;
+}
+
+inline bool is_map_dtype(DType dtype) { return dtype == DType::kFloat32 || dtype == DType::kBFloat16; }
+
+}  // namespace cpu
+}  // namespace swiftnet

@@ -1,0 +1,94 @@
+// Vectors of floats as wide as the instruction set that a file is compiled for, by GCC's vector extensions.
+//
+// Every file under csrc/cpu/kernels is compiled once for each instruction set (level): SWIFTNET_CPU_LEVEL is its
+// namespace. Nothing here may be shared between levels: all is internal to a file.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
+namespace swiftnet {
+namespace cpu {
+
+struct bfloat16 {
+  uint16_t bits;
+};
+
+namespace SWIFTNET_CPU_LEVEL {
+namespace {
+
+#define SWIFTNET_INLINE inline __attribute__((always_inline))
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+typedef float Floats __attribute__((vector_size(4 * kLanes)));
+typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t Words __attribute__((vector_size(4 * kLanes)));
+typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
+
+SWIFTNET_INLINE Floats broadcast(float value) { return Floats{} + value; }
+SWIFTNET_INLINE Floats maximum(Floats a, Floats b) { return a > b ? a : b; }
+SWIFTNET_INLINE Floats minimum(Floats a, Floats b) { return a < b ? a : b; }
+// as PyTorch's: NaN stays NaN
+SWIFTNET_INLINE Floats relu(Floats a) { return a < Floats{} ? Floats{} : a; }
+SWIFTNET_INLINE Floats as_floats(Words bits) { return (Floats)bits; }
+SWIFTNET_INLINE Words as_words(Floats values) { return (Words)values; }
+
+SWIFTNET_INLINE Floats load(const float* p) {
+  Floats values;
+  std::memcpy(&values, p, sizeof(values));
+  return values;
+}
+SWIFTNET_INLINE void store(float* p, Floats values) { std::memcpy(p, &values, sizeof(values)); }
+
+SWIFTNET_INLINE Floats load(const bfloat16* p) {
+  Halves bits;
+  std::memcpy(&bits, p, sizeof(bits));
+  return as_floats(__builtin_convertvector(bits, Words) << 16);
+}
+// rounds to nearest, ties to even
+SWIFTNET_INLINE void store(bfloat16* p, Floats values) {
+#if defined(__AVX512BF16__)
+  const __m256bh bits = _mm512_cvtneps_pbh((__m512)values);
+#else
+  const Words words = as_words(values), rounded = words + 0x7fffu + ((words >> 16) & 1u);
+  const Words kept = values == values ? rounded : (words | 0x400000u);  // rounding could carry a NaN over to a number
+  const Halves bits = __builtin_convertvector(kept >> 16, Halves);
+#endif
+  std::memcpy(p, &bits, sizeof(bits));
+}
+
+SWIFTNET_INLINE float to_float(float value) { return value; }
+SWIFTNET_INLINE float to_float(bfloat16 value) {
+  const uint32_t bits = static_cast<uint32_t>(value.bits) << 16;
+  float result;
+  std::memcpy(&result, &bits, sizeof(result));
+  return result;
+}
+
+// The first `count` of a vector, 0 < count < kLanes; the rest is 0, and not read.
+template <typename T>
+SWIFTNET_INLINE Floats load_some(const T* p, int count) {
+  T buffer[kLanes] = {};
+  std::memcpy(buffer, p, count * sizeof(T));
+  return load(buffer);
+}
+template <typename T>
+SWIFTNET_INLINE void store_some(T* p, Floats values, int count) {
+  T buffer[kLanes];
+  store(buffer, values);
+  std::memcpy(p, buffer, count * sizeof(T));
+}
+
+}  // namespace
+}  // namespace SWIFTNET_CPU_LEVEL
+}  // namespace cpu
+}  // namespace swiftnet
