@@ -1,7 +1,7 @@
 // The innermost loop of convolutions: M pixels × N vectors of outputs, kept in registers.
 //
-// A weight is packed for it in blocks of kBlock outputs, [depth][kBlock], the last block as many vectors wide as it needs;
-// with dot products of bfloat16 pairs [depth / 2][kBlock][2].
+// A weight is packed for it in blocks of kBlock outputs, [depth][kBlock], the last block as many vectors wide as it
+// needs; with dot products of bfloat16 pairs [depth / 2][kBlock][2].
 #pragma once
 #include "cpu/simd.h"
 
@@ -65,6 +65,24 @@ SWIFTNET_INLINE void accumulate(Floats (&sums)[M][N], const T* const (&a)[M], co
 #pragma GCC unroll 8
       for (int n = 0; n < N; n++) sums[m][n] += value * weights[n];
     }
+  }
+}
+
+// sums [M][N·kLanes] = Σ over rows r and k < depth of a[r][m][k]·b[r][k][n]. A function of its own, so that the
+// compiler keeps nothing but the sums in registers.
+template <int M, int N, typename T, typename Type>
+__attribute__((noinline)) void multiply(const T* const (*a)[M], const Type* b, int rows, int64_t depth, float* sums) {
+  Floats in_registers[M][N] = {};
+  for (int row = 0; row < rows; row++, b += depth * N * kLanes) {
+    const T* pointers[M];
+#pragma GCC unroll 16
+    for (int m = 0; m < M; m++) pointers[m] = a[row][m];
+    accumulate(in_registers, pointers, b, depth);
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < M; m++) {
+#pragma GCC unroll 8
+    for (int n = 0; n < N; n++) store(sums + (m * N + n) * kLanes, in_registers[m][n]);
   }
 }
 

@@ -1,6 +1,6 @@
-// Y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A over tiles of 4×4 outputs, from 6×6 of the input (Lavin and Gray, CVPR 2016): 36 products
-// for 16 outputs instead of 144. The points 0, ±3/4, ±3/2 and ∞ keep the rounding errors at half of those of the usual 0,
-// ±1, ±2 (Barabasz et al., 2018).
+// Y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A over tiles of 4×4 outputs, from 6×6 of the input (Lavin and Gray, CVPR 2016): 36
+// products for 16 outputs instead of 144. The points 0, ±3/4, ±3/2 and ∞ keep the rounding errors at half of those of
+// the usual 0, ±1, ±2 (Barabasz et al., 2018).
 //
 // A thread takes a group of tiles through all steps, in its cache:
 //   V [36][tiles][C]   the transformed input
@@ -25,7 +25,9 @@ int64_t tiles_of_group(int64_t channels) {
   return fitting < kPixels ? kPixels : fitting < 48 ? fitting : 48;
 }
 
-int64_t group_floats(const Conv2d& call) { return kPoints * tiles_of_group(call.x.c) * (call.x.c + kBlock); }
+int64_t group_floats(const Conv2d& call) {
+  return kPoints * tiles_of_group(call.x.c) * (call.x.c + kBlock) + kPixelsOfNarrow * kBlock;
+}
 
 // d ↦ Bᵀ d
 SWIFTNET_INLINE void transform_input(const Floats (&d)[kPatch], Floats (&v)[kPatch]) {
@@ -123,21 +125,26 @@ class Winograd {
       }
     int64_t c = 0;
     if (inside) {
-      for (; c + kLanes <= channels_; c += kLanes) transform_channels([&](const T* p) { return load(p + c); }, d, v + c, kLanes);
+      for (; c + kLanes <= channels_; c += kLanes)
+        transform_channels([&](const T* p) { return load(p + c); }, d, v + c, kLanes);
     }
     for (; c < channels_; c += kLanes) {
       const int some = channels_ - c < kLanes ? static_cast<int>(channels_ - c) : kLanes;
-      const auto read = [&](const T* p) { return !p ? Floats{} : some == kLanes ? load(p + c) : load_some(p + c, some); };
+      const auto read = [&](const T* p) {
+        return !p ? Floats{} : some == kLanes ? load(p + c) : load_some(p + c, some);
+      };
       transform_channels(read, d, v + c, some);
     }
   }
 
   template <typename Read>
-  SWIFTNET_INLINE void transform_channels(const Read& read, const T* const (&d)[kPatch][kPatch], float* v, int some) const {
+  SWIFTNET_INLINE void transform_channels(const Read& read, const T* const (&d)[kPatch][kPatch], float* v,
+                                          int some) const {
     Floats rows[kPatch][kPatch];  // of Bᵀ d, by columns
 #pragma GCC unroll 6
     for (int j = 0; j < kPatch; j++) {
-      const Floats column[kPatch] = {read(d[0][j]), read(d[1][j]), read(d[2][j]), read(d[3][j]), read(d[4][j]), read(d[5][j])};
+      const Floats column[kPatch] = {read(d[0][j]), read(d[1][j]), read(d[2][j]),
+                                     read(d[3][j]), read(d[4][j]), read(d[5][j])};
       transform_input(column, rows[j]);
     }
 #pragma GCC unroll 6
@@ -163,17 +170,11 @@ class Winograd {
     for (int point = 0; point < kPoints; point++) {
       const float* rows = v + point * group_ * channels_;
       for (int64_t t = 0; t < count; t += M) {
-        const float* a[M];
+        const float* a[1][M];
 #pragma GCC unroll 16
-        for (int i = 0; i < M; i++) a[i] = rows + (t + i < count ? t + i : t) * channels_;
-        Floats sums[M][N] = {};
-        accumulate(sums, a, packed + point * channels_ * kWidth, channels_);
-#pragma GCC unroll 16
-        for (int i = 0; i < M; i++) {
-          if (t + i >= count) break;
-#pragma GCC unroll 8
-          for (int n = 0; n < N; n++) store(m + (point * group_ + t + i) * kWidth + n * kLanes, sums[i][n]);
-        }
+        for (int i = 0; i < M; i++) a[0][i] = rows + (t + i < count ? t + i : t) * channels_;
+        // the last tiles' surplus goes over what the next point writes, or the margin of M
+        multiply<M, N>(a, packed + point * channels_ * kWidth, 1, channels_, m + (point * group_ + t) * kWidth);
       }
     }
     for (int64_t t = 0; t < count; t++) write_tile<N>(begin + t, first, m + t * kWidth);
@@ -242,7 +243,8 @@ void pack_winograd(const float* weight, int64_t outputs, int64_t channels, void*
       for (int64_t i = 0; i < width; i++) {
         double u[kPoints] = {};
         if (first + i < outputs) transform_weight(weight + ((first + i) * channels + c) * 9, u);
-        for (int point = 0; point < kPoints; point++) to[(point * channels + c) * width + i] = static_cast<float>(u[point]);
+        for (int point = 0; point < kPoints; point++)
+          to[(point * channels + c) * width + i] = static_cast<float>(u[point]);
       }
     to += kPoints * channels * width;
   }

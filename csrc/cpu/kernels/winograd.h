@@ -1,4 +1,5 @@
-// 3×3 convolutions of stride 1 by Winograd's algorithm F(4×4, 3×3), in fp32 also for bfloat16 maps: csrc/cpu/kernels/winograd.cpp.
+// 3×3 convolutions of stride 1 by Winograd's algorithm F(4×4, 3×3), in fp32 also for bfloat16 maps:
+// csrc/cpu/kernels/winograd.cpp.
 #pragma once
 #include "cpu/kernels.h"
 
