@@ -38,7 +38,13 @@ SWIFTNET_INLINE Floats broadcast(float value) { return Floats{} + value; }
 SWIFTNET_INLINE Floats maximum(Floats a, Floats b) { return a > b ? a : b; }
 SWIFTNET_INLINE Floats minimum(Floats a, Floats b) { return a < b ? a : b; }
 // as PyTorch's: NaN stays NaN
-SWIFTNET_INLINE Floats relu(Floats a) { return a < Floats{} ? Floats{} : a; }
+SWIFTNET_INLINE Floats relu(Floats a) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_maskz_max_ps(-1, __m512{}, (__m512)a);  // the second of two where one is NaN
+#else
+  return a < Floats{} ? Floats{} : a;
+#endif
+}
 SWIFTNET_INLINE Floats as_floats(Words bits) { return (Floats)bits; }
 SWIFTNET_INLINE Words as_words(Floats values) { return (Words)values; }
 

@@ -39,9 +39,8 @@ class ByVectors {
 
   void operator()(const Chunk<T>& chunk, T* copies) const {
     const Type* packed = static_cast<const Type*>(call_.packed);
-    for (int64_t first = 0; first < epilogue_.outputs(); first += kBlock) {
-      const int64_t outputs = epilogue_.outputs() - first;
-      const int vectors = outputs >= kBlock ? kVectors : static_cast<int>((outputs + kLanes - 1) / kLanes);
+    for (int64_t first = 0, vectors; first < epilogue_.outputs(); first += vectors * kLanes) {
+      vectors = next_block(epilogue_.outputs() - first);
       switch (vectors) {
         case 1: block<1>(chunk, first, packed, copies); break;
         case 2: block<2>(chunk, first, packed, copies); break;
@@ -61,7 +60,6 @@ class ByVectors {
     for (int p = 0; p < chunk.count; p += M) {
       const int count = chunk.count - p < M ? chunk.count - p : M;
       const T* rows[kMaxKernel][M];
-      float sums[M * N * kLanes];
       for (int row = 0; row < call_.kernel; row++)
         for (int m = 0; m < M; m++) {
           const int pixel = p + (m < count ? m : 0);
@@ -71,9 +69,26 @@ class ByVectors {
           windows_.copy_row(chunk, pixel, row, copy);
           rows[row][m] = copy;
         }
-      multiply<M, N>(rows, packed, call_.kernel, depth_, sums);
+      if (epilogue_.is_plain(first, N)) {
+        multiply_and_write<M, N>(rows, packed, chunk.first + p, count, first);
+        continue;
+      }
+      float sums[M * N * kLanes];
+      multiply_to<M, N>(rows, packed, call_.kernel, depth_, sums);
       for (int m = 0; m < count; m++)
         epilogue_.template write<N>(sums + m * N * kLanes, chunk.first + p + m, chunk.corners[p + m], first);
+    }
+  }
+
+  template <int M, int N>
+  __attribute__((noinline)) void multiply_and_write(const T* const (*rows)[M], const Type* packed, int64_t pixel,
+                                                    int count, int64_t first) const {
+    Floats sums[M][N];
+    multiply(rows, packed, call_.kernel, depth_, epilogue_.bias(first), sums);
+#pragma GCC unroll 16
+    for (int m = 0; m < M; m++) {
+      if (m >= count) break;
+      epilogue_.write_plain(sums[m], pixel + m, first);
     }
   }
 

@@ -55,32 +55,32 @@ class Epilogue {
     return corners;
   }
 
-  // Takes N vectors of sums, of the outputs from `channel` on, of a pixel; those beyond the outputs do not count.
-  // `corners` are only read where the call resizes.
+  // Whether N vectors of outputs, from `channel` on, need nothing but the bias and the activation.
+  bool is_plain(int64_t channel, int vectors) const { return plain_ && channel + vectors * kLanes <= size_.c; }
+  const float* bias(int64_t channel) const { return call_.bias ? call_.bias + channel : nullptr; }
+
+  // Takes N vectors of sums, of the outputs from `channel` on, of a pixel: plain ones that the bias is in already.
+  template <int N>
+  SWIFTNET_INLINE void write_plain(const Floats (&sums)[N], int64_t pixel, int64_t channel) const {
+    T* out = static_cast<T*>(call_.out.data) + pixel * size_.c + channel;
+#pragma GCC unroll 8
+    for (int n = 0; n < N; n++) store(out + n * kLanes, activated(sums[n]));
+  }
+
+  // Takes the sums of any outputs; those beyond the last do not count. `corners` are only read where the call resizes.
+  template <int N>
+  SWIFTNET_INLINE void write(const Floats (&sums)[N], int64_t pixel, const Corners<T>& corners, int64_t channel) const {
+    for (int n = 0; n < N; n++) {
+      const int64_t first = channel + n * kLanes;
+      if (first < size_.c) write_any(sums[n], pixel * size_.c, corners, first, size_.c - first);
+    }
+  }
   template <int N>
   SWIFTNET_INLINE void write(const float* sums, int64_t pixel, const Corners<T>& corners, int64_t channel) const {
     Floats values[N];
 #pragma GCC unroll 8
     for (int n = 0; n < N; n++) values[n] = load(sums + n * kLanes);
     write(values, pixel, corners, channel);
-  }
-  template <int N>
-  SWIFTNET_INLINE void write(const Floats (&sums)[N], int64_t pixel, const Corners<T>& corners, int64_t channel) const {
-    const bool whole = channel + N * kLanes <= size_.c;
-    if (plain_ && whole) {
-      T* out = static_cast<T*>(call_.out.data) + pixel * size_.c + channel;
-#pragma GCC unroll 8
-      for (int n = 0; n < N; n++) {
-        Floats y = sums[n];
-        if (call_.bias) y += load(call_.bias + channel + n * kLanes);
-        store(out + n * kLanes, activated(y));
-      }
-      return;
-    }
-    for (int n = 0; n < N; n++) {
-      const int64_t first = channel + n * kLanes;
-      if (first < size_.c) write_any(sums[n], pixel * size_.c, corners, first, size_.c - first);
-    }
   }
 
  private:

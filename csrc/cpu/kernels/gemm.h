@@ -16,6 +16,12 @@ constexpr int kVectors = 4, kPixels = 6, kPixelsOfNarrow = 8;  // 24 sums, 4 wei
 constexpr int kVectors = 2, kPixels = 6, kPixelsOfNarrow = 6;  // 12 sums, 2 weights, 16 registers
 #endif
 constexpr int kBlock = kVectors * kLanes;
+
+// How many vectors of outputs the next block makes if so many outputs are left: blocks of about equal width.
+SWIFTNET_INLINE int next_block(int64_t outputs) {
+  const int64_t vectors = (outputs + kLanes - 1) / kLanes, blocks = (vectors + kVectors - 1) / kVectors;
+  return static_cast<int>((vectors + blocks - 1) / blocks);
+}
 constexpr int pixels_at_once(int vectors) { return vectors == kVectors ? kPixels : kPixelsOfNarrow; }
 
 // What a packed weight consists of, for maps of T.
@@ -68,29 +74,41 @@ SWIFTNET_INLINE void accumulate(Floats (&sums)[M][N], const T* const (&a)[M], co
   }
 }
 
-// sums [M][N·kLanes] = Σ over rows r and k < depth of a[r][m][k]·b[r][k][n]. A function of its own, so that the
-// compiler keeps nothing but the sums in registers.
+// sums[m][n] = start[n] + Σ over rows r and k < depth of a[r][m][k]·b[r][k][n], start being N·kLanes floats, or 0.
 template <int M, int N, typename T, typename Type>
-__attribute__((noinline)) void multiply(const T* const (*a)[M], const Type* b, int rows, int64_t depth, float* sums) {
-  Floats in_registers[M][N] = {};
+SWIFTNET_INLINE void multiply(const T* const (*a)[M], const Type* b, int rows, int64_t depth, const float* start,
+                              Floats (&sums)[M][N]) {
+#pragma GCC unroll 16
+  for (int m = 0; m < M; m++) {
+#pragma GCC unroll 8
+    for (int n = 0; n < N; n++) sums[m][n] = start ? load(start + n * kLanes) : Floats{};
+  }
   for (int row = 0; row < rows; row++, b += depth * N * kLanes) {
     const T* pointers[M];
 #pragma GCC unroll 16
     for (int m = 0; m < M; m++) pointers[m] = a[row][m];
-    accumulate(in_registers, pointers, b, depth);
+    accumulate(sums, pointers, b, depth);
   }
+}
+
+// The same, to sums [M][N·kLanes] in memory. A function of its own, so that the compiler keeps nothing but the sums in
+// registers.
+template <int M, int N, typename T, typename Type>
+__attribute__((noinline)) void multiply_to(const T* const (*a)[M], const Type* b, int rows, int64_t depth, float* to) {
+  Floats sums[M][N];
+  multiply(a, b, rows, depth, nullptr, sums);
 #pragma GCC unroll 16
   for (int m = 0; m < M; m++) {
 #pragma GCC unroll 8
-    for (int n = 0; n < N; n++) store(sums + (m * N + n) * kLanes, in_registers[m][n]);
+    for (int n = 0; n < N; n++) store(to + (m * N + n) * kLanes, sums[m][n]);
   }
 }
 
 // A weight of `outputs` × `depth`, weight(output, k), packed.
 template <typename Type, int kPair, typename Weight>
 void pack_blocks(int64_t outputs, int64_t depth, const Weight& weight, Type* packed) {
-  for (int64_t first = 0; first < outputs; first += kBlock) {
-    const int64_t left = (outputs - first + kLanes - 1) / kLanes * kLanes, width = left < kBlock ? left : kBlock;
+  for (int64_t first = 0, width; first < outputs; first += width) {
+    width = next_block(outputs - first) * kLanes;
     for (int64_t k = 0; k < depth; k += kPair)
       for (int64_t i = 0; i < width; i++)
         for (int j = 0; j < kPair; j++) put(packed++, first + i < outputs ? weight(first + i, k + j) : 0.f);

@@ -8,7 +8,10 @@ namespace cpu {
 namespace SWIFTNET_CPU_LEVEL {
 namespace {
 
-constexpr int kPixelsOfChunk = 192;  // whose windows stay in the cache for all outputs; divisible by all pixels_at_once
+// Whose windows stay in the cache while all outputs are made; divisible by all numbers of pixels made at once. Few
+// where the weight stays in the innermost cache, so that the outputs do too.
+constexpr int kPixelsOfChunk = 192, kPixelsOfSmallChunk = 48;
+constexpr int64_t kSmallWeightBytes = 16 * 1024;
 
 struct Window {
   int64_t n, top, left;
@@ -28,15 +31,17 @@ class Windows {
   Windows(const Conv2d& call, const Epilogue<T>& epilogue) : call_(call), epilogue_(epilogue) {
     const Map& y = call.out.data ? call.out : call.tap;
     height_ = y.h, width_ = y.w, pixels_ = y.n * y.h * y.w;
+    const int64_t weight_bytes = y.c * call.x.c * call.kernel * call.kernel * sizeof(T);
+    chunk_ = weight_bytes <= kSmallWeightBytes ? kPixelsOfSmallChunk : kPixelsOfChunk;
   }
 
-  int64_t chunks() const { return (pixels_ + kPixelsOfChunk - 1) / kPixelsOfChunk; }
+  int64_t chunks() const { return (pixels_ + chunk_ - 1) / chunk_; }
   bool single_pixels() const { return call_.kernel == 1 && call_.stride == 1 && call_.padding == 0; }
 
   void fill(int64_t number, Chunk<T>& chunk) const {
-    chunk.first = number * kPixelsOfChunk;
+    chunk.first = number * chunk_;
     const int64_t left = pixels_ - chunk.first;
-    chunk.count = static_cast<int>(left < kPixelsOfChunk ? left : kPixelsOfChunk);
+    chunk.count = static_cast<int>(left < chunk_ ? left : chunk_);
     if (single_pixels() && !epilogue_.resizes()) return;
     int64_t x = chunk.first % width_, y = chunk.first / width_ % height_, n = chunk.first / width_ / height_;
     for (int i = 0; i < chunk.count; i++) {
@@ -81,7 +86,7 @@ class Windows {
  private:
   const Conv2d call_;
   const Epilogue<T>& epilogue_;
-  int64_t height_, width_, pixels_;
+  int64_t height_, width_, pixels_, chunk_;
 };
 
 }  // namespace

@@ -85,9 +85,8 @@ class Winograd {
     float* m = v + kPoints * group_ * channels_;
     for (int64_t t = 0; t < count; t++) transform_tile(begin + t, v + t * channels_);
     const float* packed = static_cast<const float*>(call_.packed);
-    for (int64_t first = 0; first < epilogue_.outputs(); first += kBlock) {
-      const int64_t outputs = epilogue_.outputs() - first;
-      const int vectors = outputs >= kBlock ? kVectors : static_cast<int>((outputs + kLanes - 1) / kLanes);
+    for (int64_t first = 0, vectors; first < epilogue_.outputs(); first += vectors * kLanes) {
+      vectors = next_block(epilogue_.outputs() - first);
       switch (vectors) {
         case 1: block<1>(begin, count, first, packed, v, m); break;
         case 2: block<2>(begin, count, first, packed, v, m); break;
@@ -174,7 +173,7 @@ class Winograd {
 #pragma GCC unroll 16
         for (int i = 0; i < M; i++) a[0][i] = rows + (t + i < count ? t + i : t) * channels_;
         // the last tiles' surplus goes over what the next point writes, or the margin of M
-        multiply<M, N>(a, packed + point * channels_ * kWidth, 1, channels_, m + (point * group_ + t) * kWidth);
+        multiply_to<M, N>(a, packed + point * channels_ * kWidth, 1, channels_, m + (point * group_ + t) * kWidth);
       }
     }
     for (int64_t t = 0; t < count; t++) write_tile<N>(begin + t, first, m + t * kWidth);
@@ -240,8 +239,8 @@ int64_t winograd_packed_bytes(int64_t outputs, int64_t channels) {
 
 void pack_winograd(const float* weight, int64_t outputs, int64_t channels, void* packed) {
   float* to = static_cast<float*>(packed);
-  for (int64_t first = 0; first < outputs; first += kBlock) {
-    const int64_t left = padded_to_lanes(outputs - first), width = left < kBlock ? left : kBlock;
+  for (int64_t first = 0, width; first < outputs; first += width) {
+    width = next_block(outputs - first) * kLanes;
     for (int64_t c = 0; c < channels; c++)
       for (int64_t i = 0; i < width; i++) {
         double u[kPoints] = {};
