@@ -2,7 +2,7 @@
 # runs is decided at run time (csrc/cpu/levels.cpp).
 include(CheckCXXCompilerFlag)
 
-set(cpu_kernels csrc/cpu/kernels/conv2d.cpp csrc/cpu/kernels/table.cpp)
+set(cpu_kernels csrc/cpu/kernels/conv2d.cpp csrc/cpu/kernels/table.cpp csrc/cpu/kernels/winograd.cpp)
 set(cpu_sources csrc/cpu/bindings.cpp csrc/cpu/conv2d.cpp csrc/cpu/levels.cpp csrc/cpu/parallel.cpp)
 
 set(avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mprefer-vector-width=512)
@@ -22,6 +22,11 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   endforeach()
 endif()
 list(APPEND cpu_levels portable)
+option(SWIFTNET_EXT_TILES_EMULATED "for tests: also a level whose convolutions use AMX's tiles in plain C++" OFF)
+if(SWIFTNET_EXT_TILES_EMULATED)
+  list(APPEND cpu_levels tiles_emulated)
+  set(level_flags_tiles_emulated -DSWIFTNET_TILES_EMULATED)
+endif()
 list(TRANSFORM cpu_levels REPLACE "(.+)" "X(\\1)" OUTPUT_VARIABLE for_each_cpu_level)
 string(REPLACE ";" " " for_each_cpu_level "${for_each_cpu_level}")
 

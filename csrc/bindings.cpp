@@ -1,5 +1,5 @@
-// The Python module. It takes torch tensors by their attributes (torch_tensor.h), so it neither needs nor links PyTorch,
-// and one binary works with every version of it.
+// The Python module. It takes torch tensors by their attributes (torch_tensor.h), so it neither needs nor links
+// PyTorch, and one binary works with every version of it.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
