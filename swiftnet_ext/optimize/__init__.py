@@ -1,16 +1,15 @@
 """Networks for inference only: folded, laid out for the device, each step by what is fastest there."""
 
-from typing import Any, List, Optional
+from typing import Any
 
 import torch
 from torch import nn
 
-from ..models import SwiftNet
 from ..ops.backend import use_backend
 from .fold import fold
 from .network import OptimizedNetwork
 from .plan import Plan
-from .recognise import TOLERANCE, OptimizeError, difference, expected_logits, variants
+from .recognise import TOLERANCE, OptimizeError, difference, expected_logits, recognise, variants
 from .run_torch import TorchRun
 
 __all__ = ["OptimizeError", "OptimizedNetwork", "optimize"]
@@ -78,10 +77,10 @@ def _dtype_of(model: nn.Module, dtype: Any) -> torch.dtype:
 
 def _verified_plan(model: nn.Module) -> Plan:
     """The plan that gives what the model gives; of several variants the one that does."""
-    candidates = variants(model)
+    found = recognise(model)
     image, expected = expected_logits(model)
     reasons = []
-    for network in candidates:
+    for network in variants(model, found):
         plan = fold(network)
         run = TorchRun(plan, torch.device("cpu"), torch.float32, kernels=False, onednn=False)
         with torch.no_grad(), use_backend("reference"):

@@ -11,6 +11,7 @@ from ..nn.segment import Segmenter, as_tensor, check_image, check_images
 from ..ops import reference
 from .graphs import Graphs
 from .plan import Plan
+from .run_cpu import CpuRun, why_not
 from .run_torch import TorchRun
 from .stream import labels_of
 
@@ -36,8 +37,14 @@ class OptimizedNetwork(Segmenter):
 
     def _prepare(self) -> None:
         self._lock = threading.Lock()
-        run: Any = TorchRun(self.plan, self.device, self.dtype)
-        self._run = Graphs(run, self.device) if self.graphs and self.device.type == "cuda" else run
+        self._why_not_native = why_not(self.dtype) if self.device.type == "cpu" else ""
+        self._run: Any
+        if self.device.type == "cpu" and not self._why_not_native:
+            self._run = CpuRun(self.plan, self.dtype)
+        else:
+            self._run = TorchRun(self.plan, self.device, self.dtype)
+        if self.graphs and self.device.type == "cuda":
+            self._run = Graphs(self._run, self.device)
 
     def forward(self, images: Tensor) -> Tensor:
         logits = self.logits(images)
@@ -95,7 +102,9 @@ class OptimizedNetwork(Segmenter):
 
     def _locked(self, call: Any, images: Tensor) -> Tensor:
         with self._lock, torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            return call(images)
+            if images.numel() == 0:
+                call = getattr(TorchRun(self.plan, self.device, self.dtype, kernels=False, onednn=False), call.__name__)
+            return call(images.to(self.device))
 
     def train(self, mode: bool = True) -> "OptimizedNetwork":
         """Raises RuntimeError for train mode: batch norms are folded away. `eval()` changes nothing."""
@@ -128,4 +137,5 @@ class OptimizedNetwork(Segmenter):
         table = ["  ".join([c.ljust(w) for c, w in zip(row, widths)] + [row[4]]) for row in rows]
         dtype = str(self.dtype).replace("torch.", "")
         head = f"OptimizedNetwork of {self.plan.network}; {self.device}, {dtype}; {self._run.summary()}"
-        return "\n".join([head] + table)
+        why = [f"not by the native CPU kernels: {self._why_not_native}"] if self._why_not_native else []
+        return "\n".join([head, *why, *table])

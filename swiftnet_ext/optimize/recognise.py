@@ -1,7 +1,7 @@
 """Any network whose structure is known, as one of `build_model`: told by its state dict, verified by running both."""
 
 import copy
-from typing import Any, List, Optional, Tuple
+from typing import Any, Iterator, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -77,17 +77,14 @@ def difference(logits: Tensor, expected: Tensor) -> Tuple[float, str]:
     return relative, f"logits differ by {relative:.2g} of the largest, labels agree in {labels:.2f} % of the pixels"
 
 
-def variants(model: nn.Module) -> List[SwiftNet]:
-    """What the model may be: where the state dict alone tells, also with what it does not tell."""
-    found = recognise(model)
+def variants(model: nn.Module, found: SwiftNet) -> Iterator[SwiftNet]:
+    """What the model may be, as far as `recognise` can't tell it from the state dict."""
     if isinstance(model, SwiftNet):
-        return [found]
-    networks = []
+        yield found
+        return
     for half_resolution in (False, True):
         for mode in ("bilinear", "nearest"):
             options = dict(found.options, mode=mode, half_resolution=half_resolution)
             network = build_model(found.name, found.num_classes, **options).eval()
             network.load_state_dict(found.state_dict())
-            network.classes = found.classes
-            networks.append(network)
-    return networks
+            yield network
