@@ -1,5 +1,6 @@
 """One block of memory for all maps of an inference: values that do not live at the same time share bytes."""
 
+import contextlib
 import mmap
 from typing import Dict, List, NamedTuple, Sequence
 
@@ -49,10 +50,8 @@ def allocate(count: int) -> Tensor:
         return torch.empty(0, dtype=torch.uint8)
     memory = mmap.mmap(-1, count + HUGE_PAGE)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        try:
+        with contextlib.suppress(OSError):  # a kernel without them
             memory.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:  # a kernel without them
-            pass
     block = torch.frombuffer(memory, dtype=torch.uint8)
     return block[-block.data_ptr() % HUGE_PAGE :][:count]
 

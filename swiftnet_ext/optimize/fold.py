@@ -48,10 +48,8 @@ class _Folding:
         image = IMAGE
         if self.backbone.half_resolution:
             image = self.resize("half resolution", image, 2, "bilinear")
-        if hasattr(self.backbone, "upsample_blends"):
-            last = self.pyramid(image)
-        else:
-            last = self.single_scale(image)
+        decode = self.pyramid if hasattr(self.backbone, "upsample_blends") else self.single_scale
+        last = decode(image)
         self.conv("logits", self.model.logits.conv, last, LOGITS)
         mean = tuple(self.backbone.img_mean.flatten().tolist())
         return Plan(network, self.model.num_classes, classes and list(classes), mean, self.steps)

@@ -184,7 +184,7 @@ class Plan:
         """The index of the step after which a value is not needed; that of the logits is past the end."""
         last: Dict[str, int] = {}
         for i, step in enumerate(self.steps):
-            last.update({value: i for value in step.writes + step.reads})
+            last.update(dict.fromkeys(step.writes + step.reads, i))
         last[LOGITS] = len(self.steps)
         return last
 
@@ -194,5 +194,5 @@ class Plan:
         found: Dict[str, Shape] = {IMAGE: (n, c, h, w)}
         for step in self.steps:
             shape = step.shape(found[step.x])
-            found.update({value: shape for value in step.writes})
+            found.update(dict.fromkeys(step.writes, shape))
         return found

@@ -13,11 +13,12 @@ from torch import Tensor
 from .. import _native
 from .arena import Lifetime, allocate, arrange, map_at, total_bytes
 from .choices import Choice, Choices
-from .plan import IMAGE, LOGITS, Convolution, Plan, Shape
-from .ways import Way, Ways
+from .plan import IMAGE, LOGITS, Plan, Shape
+from .ways import DIRECT, WINOGRAD, Way, Ways
 
 SIZES = 4  # kept
 DTYPES = (torch.float32, torch.bfloat16)
+RULES = {WINOGRAD: "a 3x3 of stride 1 in float32", DIRECT: "no 3x3 of stride 1 in float32"}  # where none is measured
 Call = Callable[[], Any]
 
 
@@ -72,7 +73,9 @@ class CpuRun:
     def summary(self) -> str:
         level = self.kernels.levels()[0]
         megabytes = (self.block.numel() + self.workspace.numel()) / 2**20
-        return f"native kernels ({level}), {megabytes:.1f} MiB of maps, {len(self.layouts)} of at most {SIZES} sizes kept"
+        return (
+            f"native kernels ({level}), {megabytes:.1f} MiB of maps, {len(self.layouts)} of at most {SIZES} sizes kept"
+        )
 
     def describe(self) -> List[Tuple[str, str]]:
         """(backend, why) of every step, of the size that ran last."""
@@ -141,8 +144,8 @@ class CpuRun:
         candidates = {name: way.prepare(self.workspace) for name, way in ways.items()} if len(ways) > 1 else ways
         reads = " ".join("x".join(map(str, shapes[value])) for value in step.reads)
         key = f"{step} of {reads} {str(self.dtype).replace('torch.', '')}, {self.kernels.levels()[0]}"
-        rule = next(iter(ways)), "Winograd for a 3x3 of stride 1 in float32, else direct"
-        return choices.pick(key, candidates, rule if isinstance(step, Convolution) else (rule[0], "the native kernel"))
+        first = next(iter(ways))
+        return choices.pick(key, candidates, (first, RULES.get(first, "a native kernel is there")))
 
     def _reserve_block(self, count: int) -> None:
         if self.block.numel() < count:

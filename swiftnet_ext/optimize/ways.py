@@ -135,8 +135,14 @@ class Ways:
         assert step.output is not None
         return _fixed(
             partial(
-                self.kernels.depthwise3x3, views[step.x], self.packed[key], step.bias, step.stride, step.activation,
-                views[step.output], threads,
+                self.kernels.depthwise3x3,
+                views[step.x],
+                self.packed[key],
+                step.bias,
+                step.stride,
+                step.activation,
+                views[step.output],
+                threads,
             )  # fmt: skip
         )
 
