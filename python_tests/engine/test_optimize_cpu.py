@@ -97,7 +97,8 @@ def test_an_empty_batch():
 
 
 def test_without_the_kernels_pytorch_runs_and_it_says_so(monkeypatch):
-    monkeypatch.setattr("swiftnet_ext.optimize.network.why_not", lambda dtype: "there are none in this test")
+    module = sys.modules["swiftnet_ext.optimize.network"]  # swiftnet_ext.optimize is the function
+    monkeypatch.setattr(module, "why_not", lambda dtype: "there are none in this test")
     fast = sx.optimize(network("swiftnet_mnv2", channels=32))
     assert isinstance(fast._run, TorchRun)
     assert "not by the native CPU kernels: there are none in this test" in repr(fast)

@@ -53,7 +53,7 @@ class CpuRun:
         self.last_uses = plan.last_uses()
         self.block, self.workspace = allocate(0), allocate(0)
         self.layouts: "OrderedDict[Tuple[int, ...], _Layout]" = OrderedDict()
-        self.ways = Ways(self.kernels, plan, dtype, self.image_channels)
+        self.ways = Ways(self.kernels, plan, dtype)
         self.forced: Optional[str] = None  # a way that runs wherever it can, for tests
         self.latest: List[Choice] = []
 

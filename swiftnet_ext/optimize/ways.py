@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..models.pyramid import bicubic_weights
 from .onednn import OneDNN, activate_, has_onednn
-from .plan import IMAGE, LOGITS, Convolution, MaxPool, Plan, PyramidPool, Resize
+from .plan import LOGITS, Convolution, MaxPool, Plan, PyramidPool, Resize
 
 Views = Dict[str, Tensor]
 Call = Callable[[], Any]
@@ -25,9 +25,8 @@ class Way(NamedTuple):
 class Ways:
     """Prepares the steps of a plan; weights are packed once for each way and kept while it is in use."""
 
-    def __init__(self, kernels: Any, plan: Plan, dtype: torch.dtype, image_channels: int) -> None:
-        self.kernels, self.plan, self.dtype = kernels, plan, dtype
-        self.image_channels, self.onednn = image_channels, has_onednn()
+    def __init__(self, kernels: Any, plan: Plan, dtype: torch.dtype) -> None:
+        self.kernels, self.plan, self.dtype, self.onednn = kernels, plan, dtype, has_onednn()
         self.packed: Dict[Tuple[int, str], Any] = {}
 
     def of(self, i: int, views: Views, threads: int) -> Dict[str, Way]:
@@ -152,7 +151,7 @@ class Ways:
         def prepare(_: Tensor) -> Call:
             key = i, ONEDNN
             if key not in self.packed:
-                self.packed[key] = OneDNN(step, self.dtype, self.image_channels if step.x == IMAGE else 0)
+                self.packed[key] = OneDNN(step, self.dtype, views[step.x].shape[1])
             return partial(_onednn_call, self.kernels, self.packed[key], step, views, threads)
 
         return Way(0, prepare)
