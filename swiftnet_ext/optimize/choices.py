@@ -10,7 +10,7 @@ import statistics
 import time
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
 import torch
 
@@ -19,6 +19,8 @@ from ..files import replacing
 
 VARIABLE = "SWIFTNET_EXT_CHOICES"
 ROUNDS, LEAST_SECONDS = 5, 1e-3  # of timing a candidate: rounds, and how long one at least runs
+HOPELESS = 2  # times as slow as the fastest at the first look: not timed further
+GAIN = 1.03  # by which a candidate must beat the rule's: less is noise
 
 
 class Choice(NamedTuple):
@@ -54,7 +56,7 @@ def choices_path() -> Optional[Path]:
     return Path(cache) / "swiftnet_ext" / "choices.json"
 
 
-_warned = set()
+_warned: Set[Tuple[Path, str]] = set()
 
 
 def _warn_once(path: Path, what: str) -> None:
@@ -92,14 +94,15 @@ def _milliseconds(candidates: Dict[str, Callable[[], Any]], device: torch.device
             torch.cuda.synchronize(device)
         return (time.perf_counter() - start) / count
 
-    counts = {}
+    found: Dict[str, List[float]] = {}
     for name, run in candidates.items():
         run()
-        counts[name] = max(1, min(50, round(LEAST_SECONDS / max(timed(run, 1), 1e-6))))
-    found: Dict[str, List[float]] = {name: [] for name in candidates}
-    for _ in range(ROUNDS):
-        for name, run in candidates.items():
-            found[name].append(timed(run, counts[name]))
+        found[name] = [timed(run, 1)]
+    first = {name: max(seconds[0], 1e-6) for name, seconds in found.items()}
+    hopeful = [name for name in candidates if first[name] <= HOPELESS * min(first.values())]
+    for _ in range(ROUNDS if len(hopeful) > 1 else 0):
+        for name in hopeful:
+            found[name].append(timed(candidates[name], max(1, min(50, round(LEAST_SECONDS / first[name])))))
     return {name: round(1e3 * statistics.median(seconds), 4) for name, seconds in found.items()}
 
 
@@ -115,7 +118,7 @@ class Choices:
     def pick(self, step: str, candidates: Dict[str, Callable[[], Any]], rule: Tuple[str, str]) -> Choice:
         """The fastest candidate of a step by its key (what it is, its shape, its dtype).
 
-        Where there is but one, it; where measuring is off, the rule's (candidate, reason).
+        Where there is but one, it; the rule's (candidate, reason) where measuring is off, or none is clearly faster.
         """
         if len(candidates) == 1:
             return Choice(next(iter(candidates)), "the only one that can run it")
@@ -125,7 +128,8 @@ class Choices:
         if set(timings) != set(candidates):
             timings = self.known[step] = self.measured[step] = _milliseconds(candidates, self.device)
         ordered = sorted(timings, key=lambda name: timings[name])
-        return Choice(ordered[0], ", ".join(f"{name} {timings[name]:.3g} ms" for name in ordered))
+        told = ", ".join(f"{name} {timings[name]:.3g} ms" for name in ordered)
+        return Choice(rule[0] if timings[rule[0]] <= GAIN * timings[ordered[0]] else ordered[0], told)
 
     def save(self) -> None:
         """Adds what was measured to the file, which is replaced as a whole; a file that can't be written is left."""

@@ -9,7 +9,7 @@ before stays: the taps' batch norms become a second output of the convolution th
 """
 
 import copy
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Set, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ class _Folding:
     def __init__(self, model: Any) -> None:
         self.model, self.backbone = model, model.backbone
         self.steps: List[Step] = []
-        self.activated = set()  # values in which nothing is negative
+        self.activated: Set[str] = set()  # values in which nothing is negative
 
     def plan(self, network: str, classes: Optional[List[str]]) -> Plan:
         image = IMAGE
@@ -57,7 +57,7 @@ class _Folding:
     def conv(
         self,
         name: str,
-        module: nn.Conv2d,
+        module: Any,
         x: str,
         output: Optional[str] = "",
         *affines: Tuple[str, Affine],
@@ -194,7 +194,8 @@ class _Folding:
         """The convolution of a blend, with what the next blend or the head folds into it."""
         if following:
             scale = affine_of(norm_of(following[0].blend_conv))[0]
-            after, activation = ("the next blend's batch norm's scale", (scale, None)), "none"
+            after: Tuple[str, Affine] = ("the next blend's batch norm's scale", (scale, None))
+            activation = "none"
         else:
             after, activation = ("the head's batch norm", affine_of(norm_of(self.model.logits))), "relu"
         conv = unit.conv
@@ -211,10 +212,10 @@ class _Folding:
         return self.conv(name + ".2", project.conv, x, "", affine, after, activation=activation)
 
     def pyramid_pool(self, pooling: Any, x: str, scale: Optional[Tensor]) -> str:
-        levels: List[BNReLUConv] = list(pooling.spp)[1:-1]
+        levels: List[Any] = list(pooling.spp)[1:-1]
         fuse = pooling.spp[-1]
         affines = [affine_of(norm_of(unit)) for unit in levels]
-        weight, bias = fuse.conv.weight[:, :, 0, 0], fuse.conv.bias
+        weight, bias = fuse.conv.weight[:, :, 0, 0], fuse.conv.bias  # [K, C + L·D]
         if scale is not None:
             weight, bias = weight * scale[:, None], None if bias is None else bias * scale
 

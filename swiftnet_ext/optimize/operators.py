@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import ops
 from ..ops import reference
-from .plan import LOGITS, Convolution, Step
+from .plan import LOGITS, Convolution
 
 Values = Dict[str, Tensor]
 Prepared = Tuple[Convolution, Dict[str, Any]]  # a step, and its tensors on the device
@@ -64,9 +64,9 @@ def _is_plain(step: Any, kernel: int) -> bool:
     )
 
 
-def block_at(steps: Sequence[Step], i: int, last_uses: Dict[str, int]) -> List[Convolution]:
+def block_at(steps: Sequence[Any], i: int, last_uses: Dict[str, int]) -> List[Convolution]:
     """The steps from i on that `ops.upsample_blend` makes: lateral, 3×3, and the head where it follows."""
-    lateral, *rest = steps[i : i + 3]  # type: Any
+    lateral, *rest = steps[i : i + 3]
     if not rest or not _is_plain(lateral, 1) or not _is_plain(rest[0], 3):
         return []
     blend = rest[0]

@@ -141,7 +141,7 @@ class CpuRun:
 
     def _choose(self, choices: Choices, i: int, ways: Dict[str, Way], shapes: Dict[str, Shape]) -> Choice:
         step = self.plan.steps[i]
-        candidates = {name: way.prepare(self.workspace) for name, way in ways.items()} if len(ways) > 1 else ways
+        candidates: Dict[str, Call] = {name: _when_called(way, self.workspace) for name, way in ways.items()}
         reads = " ".join("x".join(map(str, shapes[value])) for value in step.reads)
         key = f"{step} of {reads} {str(self.dtype).replace('torch.', '')}, {self.kernels.levels()[0]}"
         first = next(iter(ways))
@@ -156,3 +156,15 @@ class CpuRun:
         if self.workspace.numel() < count:
             self.layouts.clear()
             self.workspace = allocate(count)
+
+
+def _when_called(way: Way, workspace: Tensor) -> Call:
+    """Prepared at its first call: weights are packed only for what is measured."""
+    prepared: List[Call] = []
+
+    def call() -> None:
+        if not prepared:
+            prepared.append(way.prepare(workspace))
+        prepared[0]()
+
+    return call
