@@ -1,7 +1,10 @@
 """Optimised networks against the networks they are made from."""
 
 import copy
+import os
 import pickle
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -87,7 +90,7 @@ def choices(monkeypatch, tmp_path):
 def test_the_logits_are_the_networks(case):
     model = network(case[0], **case[1])
     fast = sx.optimize(model)
-    for size in SIZES:
+    for size in SIZES if case[1] else SIZES[:2]:
         assert_same(fast, model, size)
 
 
@@ -291,6 +294,35 @@ def test_what_is_no_network():
         fast(torch.zeros(1, 4, 8, 8))
     with pytest.raises(ValueError, match=r"image: expected uint8 RGB \[H, W, 3\]"):
         fast.segment(np.zeros((8, 8), np.uint8))
+
+
+def test_inference_mode_is_left_as_it_was_entered():
+    model = network("swiftnet_mnv2", channels=32)
+    images = as_floats(pictures((33, 40)))
+    with torch.inference_mode():
+        fast = sx.optimize(model)
+        first = fast(images)
+    assert torch.equal(fast(images), first)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(fast(images), first)
+
+
+OLD_PYTHON = """
+import sys, torch
+sys.version_info = (3, 6, 15, "final", 0)
+import swiftnet_ext as sx
+assert "swiftnet_ext.optimize" not in sys.modules
+try:
+    sx.optimize(torch.nn.ReLU())
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_an_old_python_is_told():
+    environment = dict(os.environ, PYTHONPATH=os.path.dirname(os.path.dirname(sx.__file__)))
+    run = subprocess.run([sys.executable, "-c", OLD_PYTHON], env=environment, capture_output=True, text=True)
+    assert run.stdout == "swiftnet_ext.optimize needs Python 3.9 and PyTorch 2.1, this is Python 3.6\n", run.stderr
 
 
 def test_threads_take_turns():

@@ -40,6 +40,8 @@ def optimize(model: nn.Module, *, device: Any = None, dtype: Any = None, graphs:
         both run on a small image in fp32, and their logits must agree within 1e-4 of the largest. TypeError, ValueError:
         other arguments.
     """
+    if not hasattr(torch.Tensor, "untyped_storage") or not hasattr(torch, "compile"):
+        raise RuntimeError(f"swiftnet_ext.optimize needs PyTorch 2.1 or later, this is {torch.__version__}")
     if not isinstance(model, nn.Module):
         raise TypeError(f"optimize: model: expected an nn.Module, got {type(model).__name__}; pass a network")
     if isinstance(model, OptimizedNetwork):
@@ -55,7 +57,8 @@ def optimize(model: nn.Module, *, device: Any = None, dtype: Any = None, graphs:
         raise ValueError(f"optimize: graphs: expected 'auto', True or False, got {graphs!r}")
     if graphs is True and where.type != "cuda":
         raise ValueError(f"optimize: graphs: {where} has no CUDA graphs; pass 'auto' or False")
-    return OptimizedNetwork(_verified_plan(model), where, of_maps, bool(graphs))
+    with torch.inference_mode(False):
+        return OptimizedNetwork(_verified_plan(model), where, of_maps, bool(graphs))
 
 
 def _device_of(model: nn.Module, device: Any) -> torch.device:

@@ -6,6 +6,8 @@ from typing import Any, Callable, List, NamedTuple, Tuple
 import torch
 from torch import Tensor
 
+from ..ops.packed import kept_in_graphs
+
 LIMIT = 8  # graphs kept; each holds the memory of its maps
 WARM_UPS = 3  # runs before capturing: libraries choose algorithms, weights are packed, choices are measured
 
@@ -25,6 +27,7 @@ class Graphs:
     def __init__(self, run: Any, device: torch.device, limit: int = LIMIT) -> None:
         self.run, self.device, self.limit = run, device, limit
         self.captured: "OrderedDict[Any, _Captured]" = OrderedDict()
+        self.side, self.done = torch.cuda.Stream(device), torch.cuda.Event()
 
     def logits(self, images: Tensor) -> Tensor:
         return self._replayed("logits", self.run.logits, images)
@@ -39,29 +42,33 @@ class Graphs:
         return f"{self.run.summary()}, in CUDA graphs ({len(self.captured)} of at most {self.limit} kept)"
 
     def _replayed(self, kind: str, call: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-        if images.numel() == 0 or torch.cuda.is_current_stream_capturing():
+        if torch.cuda.is_current_stream_capturing():
             return call(images)  # within a graph of the user's, the steps become part of it
-        key = kind, tuple(images.shape), images.dtype
-        found = self.captured.get(key)
-        if found is None:
-            found = self.captured[key] = self._capture(call, images)
-            if len(self.captured) > self.limit:
-                self.captured.popitem(last=False)
-        self.captured.move_to_end(key)
-        found.image.copy_(images)
-        found.graph.replay()
-        return found.result.clone()
+        with torch.cuda.device(self.device):
+            key = kind, tuple(images.shape), images.dtype
+            found = self.captured.get(key)
+            if found is None:
+                found = self.captured[key] = self._capture(call, images)
+                if len(self.captured) > self.limit:
+                    self.captured.popitem(last=False)
+            self.captured.move_to_end(key)
+            stream = torch.cuda.current_stream(self.device)
+            stream.wait_event(self.done)  # another stream's replay may still use the buffers
+            found.image.copy_(images)
+            found.graph.replay()
+            result = found.result.clone()
+            self.done.record(stream)
+            return result
 
     def _capture(self, call: Callable[[Tensor], Tensor], images: Tensor) -> _Captured:
+        """On the stream that all warm-ups run on: weights packed there are ready without waiting, also for later sizes."""
         image = images.to(self.device, copy=True).contiguous()
-        current, side = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)
-        side.wait_stream(current)
-        with torch.cuda.stream(side):
+        self.side.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self.side):
             for _ in range(WARM_UPS):
                 call(image)
-        current.wait_stream(side)
         torch.cuda.synchronize(self.device)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=side):
+        with kept_in_graphs(), torch.cuda.graph(graph, stream=self.side):
             result = call(image)
         return _Captured(graph, image, result)

@@ -101,7 +101,8 @@ class OptimizedNetwork(Segmenter):
         return labels_of(self, images, batch)
 
     def _locked(self, call: Any, images: Tensor) -> Tensor:
-        with self._lock, torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+        # what is kept between calls must not be made in a caller's inference mode: it could not be written outside
+        with self._lock, torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             if images.numel() == 0:
                 call = getattr(TorchRun(self.plan, self.device, self.dtype, kernels=False, onednn=False), call.__name__)
             return call(images.to(self.device))
