@@ -13,6 +13,7 @@ import torch
 from core.published_like import PublishedPyramid, PublishedSingleScale, nearest, randomise
 
 import swiftnet_ext as sx
+from swiftnet_ext.data.synthetic import render_scene
 from swiftnet_ext.nn import Ensemble, MultiScale
 from swiftnet_ext.optimize import OptimizeError
 from swiftnet_ext.optimize.fold import fold
@@ -156,6 +157,14 @@ def test_bfloat16(name):
         expected = model.logits(images)
     logits = fast.logits(images)
     assert logits.dtype == torch.float32 and relative(logits, expected) <= 0.05
+
+
+@pytest.mark.parametrize("name", ["camvid_mnv2", "camvid_pyr_mnv2"])
+def test_trained_networks_on_a_scene(name):
+    model, image = sx.load_checkpoint(name), render_scene(1, 180, 240).image
+    expected = model.segment(image)
+    assert (sx.optimize(model).segment(image) == expected).mean() >= 0.9999
+    assert (sx.optimize(model, dtype=torch.bfloat16).segment(image) == expected).mean() >= 0.99
 
 
 def test_the_source_is_left_alone():
