@@ -51,7 +51,8 @@ class CpuRun:
         self.image_channels = 4 if dtype == torch.bfloat16 else 3  # bfloat16 kernels read channels in pairs
         self.mean = torch.tensor(plan.mean).view(1, 3, 1, 1)
         self.last_uses = plan.last_uses()
-        self.block, self.workspace = allocate(0), allocate(0)
+        self.block, self.workspace, self.workspace_of_labels = allocate(0), allocate(0), allocate(0)
+        self.choices: Dict[int, Choices] = {}  # by the number of threads
         self.layouts: "OrderedDict[Tuple[int, ...], _Layout]" = OrderedDict()
         self.ways = Ways(self.kernels, plan, dtype)
         self.forced: Optional[str] = None  # a way that runs wherever it can, for tests
@@ -66,13 +67,15 @@ class CpuRun:
         size = images.shape[1:3] if images.dtype == torch.uint8 else images.shape[2:]
         maps, threads = [self._run(images)], torch.get_num_threads()
         labels, order = torch.empty((images.shape[0], *size), dtype=torch.uint8), "resize_then_softmax"
-        self._reserve_workspace(self.kernels.multiscale_mean_workspace(maps, order, labels, threads))
-        self.kernels.multiscale_mean(maps, order, labels, self.workspace, threads)
+        count = self.kernels.multiscale_mean_workspace(maps, order, labels, threads)
+        if self.workspace_of_labels.numel() < count:
+            self.workspace_of_labels = allocate(count)
+        self.kernels.multiscale_mean(maps, order, labels, self.workspace_of_labels, threads)
         return labels
 
     def summary(self) -> str:
         level = self.kernels.levels()[0]
-        megabytes = (self.block.numel() + self.workspace.numel()) / 2**20
+        megabytes = (self.block.numel() + self.workspace.numel() + self.workspace_of_labels.numel()) / 2**20
         return (
             f"native kernels ({level}), {megabytes:.1f} MiB of maps, {len(self.layouts)} of at most {SIZES} sizes kept"
         )
@@ -119,7 +122,7 @@ class CpuRun:
         if self.forced is not None:
             ways = [{self.forced: of[self.forced]} if self.forced in of else of for of in ways]
         self._reserve_workspace(max(way.workspace for of in ways for way in of.values()))
-        choices = Choices(torch.device("cpu"))
+        choices = self.choices.setdefault(key[-1], Choices(torch.device("cpu")))
         chosen = [self._choose(choices, i, of, shapes) for i, of in enumerate(ways)]
         choices.save()
         calls = [of[choice.name].prepare(self.workspace) for of, choice in zip(ways, chosen)]
