@@ -231,6 +231,29 @@ def inspect_checkpoint(path: Optional[str] = None) -> CheckpointInfo:
     return _detect(*_read(path), path)
 
 
+def _build(tensors: Dict[str, Tensor], metadata: Dict[str, str], path: str) -> Tuple[SwiftNet, CheckpointInfo]:
+    info = _detect(tensors, metadata, path)
+    try:
+        model = build_model(info.name, info.num_classes, **info.options)
+    except ValueError as error:
+        raise CheckpointError("{}: {}".format(path, error))
+    tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+    if "backbone.img_mean" not in tensors and "backbone.img_std" not in tensors:  # the first generation
+        tensors["backbone.img_mean"] = torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
+        tensors["backbone.img_std"] = torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)
+    _load_strictly(model, tensors, path, repr(model))
+    return model, info
+
+
+def from_state_dict(tensors: Dict[str, Tensor], source: str) -> SwiftNet:
+    """The network of a state dict, in fp32, on the CPU, in eval mode; as `load_checkpoint`.
+
+    Raises:
+        CheckpointError: it does not fit; the message begins with `source`.
+    """
+    return _build(tensors, {}, source)[0].eval()
+
+
 def load_checkpoint(path: Optional[str] = None) -> SwiftNet:
     """The network of a checkpoint, in fp32, on the CPU, in eval mode.
 
@@ -252,16 +275,7 @@ def load_checkpoint(path: Optional[str] = None) -> SwiftNet:
     """
     path = _located(path)
     tensors, metadata = _read(path)
-    info = _detect(tensors, metadata, path)
-    try:
-        model = build_model(info.name, info.num_classes, **info.options)
-    except ValueError as error:
-        raise CheckpointError("{}: {}".format(path, error))
-    tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
-    if "backbone.img_mean" not in tensors and "backbone.img_std" not in tensors:  # the first generation
-        tensors["backbone.img_mean"] = torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
-        tensors["backbone.img_std"] = torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)
-    _load_strictly(model, tensors, path, repr(model))
+    model, info = _build(tensors, metadata, path)
     model.classes, model.loaded_from = info.classes, "{}: {}".format(path, info)
     return model.eval()
 

@@ -38,11 +38,11 @@ def bicubic(images: Tensor, height: int, width: int) -> Tensor:
 
 def antialiased_bicubic(images: Tensor, height: int, width: int) -> Tensor:
     """As the first generation's levels were made, by Pillow; in plain products because PyTorch 1.10 has none."""
-    rows, columns = _bicubic_weights(images.shape[2], height, images), _bicubic_weights(images.shape[3], width, images)
+    rows, columns = bicubic_weights(images.shape[2], height, images), bicubic_weights(images.shape[3], width, images)
     return torch.matmul(torch.matmul(rows, images), columns.t())
 
 
-def _bicubic_weights(size: int, smaller: int, like: Tensor) -> Tensor:
+def bicubic_weights(size: int, smaller: int, like: Tensor) -> Tensor:
     """[smaller, size]: Keys' cubic (a = -1/2), widened by the ratio of the sizes, each row of sum 1."""
     ratio = size / float(smaller)
     centre = (torch.arange(smaller, dtype=torch.float64, device=like.device) + 0.5) * ratio

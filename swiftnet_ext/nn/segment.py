@@ -1,5 +1,6 @@
 """From images to labels: what networks, multi-scale inference and ensembles have in common."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,27 @@ def _is_rgb(image: Any) -> bool:
     return len(image.shape) == 3 and image.shape[2] == 3 and image.shape[0] > 0 and image.shape[1] > 0
 
 
+def check_image(image: Any) -> None:
+    """An image is uint8 RGB [H, W, 3], of NumPy or torch.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if not _is_rgb(image):
+        described = isinstance(image, (Tensor, np.ndarray))
+        got = "{} {}".format(image.dtype, list(image.shape)) if described else type(image).__name__
+        raise ValueError("image: expected uint8 RGB [H, W, 3] (NumPy or torch), got {}; convert it first".format(got))
+
+
+def as_tensor(image: Any) -> Tensor:
+    """An image of NumPy or torch as a tensor, of the same memory where that can be."""
+    return torch.from_numpy(np.require(image, requirements=["C", "W"])) if isinstance(image, np.ndarray) else image
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next(itertools.chain(model.parameters(), model.buffers())).device
+
+
 class Segmenter(nn.Module):
     """A module with `labels(images)`, which gives it `segment(image)`."""
 
@@ -49,18 +71,12 @@ class Segmenter(nn.Module):
         Raises:
             ValueError: another shape or dtype. RuntimeError: the model is in train mode.
         """
-        if not _is_rgb(image):
-            described = isinstance(image, (Tensor, np.ndarray))
-            got = "{} {}".format(image.dtype, list(image.shape)) if described else type(image).__name__
-            raise ValueError(
-                "image: expected uint8 RGB [H, W, 3] (NumPy or torch), got {}; convert it first".format(got)
-            )
+        check_image(image)
         if any(module.training for module in self.modules()):
             raise RuntimeError(
                 "segment: the model is in train mode, where batch statistics change it; call model.eval()"
             )
-        given = torch.from_numpy(np.require(image, requirements=["C", "W"])) if isinstance(image, np.ndarray) else image
-        device = next(self.parameters()).device
+        given = as_tensor(image)
         with torch.no_grad():
-            labels = self.labels(given.to(device).permute(2, 0, 1)[None].float())[0]
+            labels = self.labels(given.to(_device_of(self)).permute(2, 0, 1)[None].float())[0]
         return labels.cpu().numpy() if isinstance(image, np.ndarray) else labels.to(given.device)

@@ -50,6 +50,20 @@ def _can_keep(weight: Tensor) -> bool:
     return not weight.is_inference() and not (weight.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
+_graphs_keep_weights = [False]
+
+
+class kept_in_graphs:
+    """A block in which CUDA graphs may capture the use of kept weights: the caller promises that the weights never change
+    and outlive the graph, and that the stream which captures is the one that packed them."""
+
+    def __enter__(self) -> None:
+        self._previous, _graphs_keep_weights[0] = _graphs_keep_weights[0], True
+
+    def __exit__(self, *exception: Any) -> None:
+        _graphs_keep_weights[0] = self._previous
+
+
 def find(weight: Tensor, algorithm: str) -> Optional[Tensor]:
     """The weight packed for an algorithm if it is kept and still that of `weight`, ready on the current stream.
 
@@ -57,7 +71,8 @@ def find(weight: Tensor, algorithm: str) -> Optional[Tensor]:
     that change the memory, dtype or layout are seen.
     """
     entry = _entries.get((id(weight), algorithm))
-    return entry.on_current_stream() if entry is not None and _can_keep(weight) and entry.holds(weight) else None
+    usable = entry is not None and entry.holds(weight) and (_can_keep(weight) or _graphs_keep_weights[0])
+    return entry.on_current_stream() if entry is not None and usable else None
 
 
 def keep(weight: Tensor, algorithm: str, packed: Tensor) -> None:

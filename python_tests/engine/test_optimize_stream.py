@@ -1,0 +1,160 @@
+"""Many images through an optimised network, and CUDA graphs by a stand-in of torch.cuda."""
+
+import contextlib
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from core.published_like import randomise
+
+import swiftnet_ext as sx
+from swiftnet_ext.optimize import graphs
+
+
+@pytest.fixture(scope="module")
+def fast():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SWIFTNET_EXT_CHOICES", "off")
+        yield sx.optimize(randomise(sx.build_model("swiftnet_mnv2", 7, channels=16)))
+
+
+def image(seed, size=(24, 32)):
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_labels_come_in_order(fast, batch):
+    sizes = [(24, 32)] * 4 + [(20, 30)] * 3 + [(24, 32)]
+    images = [image(i, size) for i, size in enumerate(sizes)]
+    images[2] = torch.from_numpy(images[2])
+    found = list(fast.segment_batches(iter(images), batch=batch))
+    assert [type(y) for y in found] == [type(x) for x in images]
+    for x, y in zip(images, found):
+        assert y.dtype == x.dtype and tuple(y.shape) == tuple(x.shape[:2])
+        assert (np.asarray(y) == np.asarray(fast.segment(x))).mean() >= 0.999
+
+
+def test_nothing_is_taken_before_it_is_asked_for(fast):
+    taken = []
+    results = fast.segment_batches(taken.append(i) or image(i) for i in range(3))
+    time.sleep(0.05)
+    assert taken == []
+    assert len(list(results)) == 3 and taken == [0, 1, 2]
+    assert list(fast.segment_batches([])) == []
+
+
+def test_an_error_of_the_images_comes_in_its_turn(fast):
+    def images():
+        yield image(0)
+        yield image(1)
+        raise OSError("the disk is gone")
+
+    results = fast.segment_batches(images(), batch=2)
+    assert next(results).shape == (24, 32) and next(results).shape == (24, 32)
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(results)
+    results = fast.segment_batches([image(0), np.zeros((4, 4))])
+    next(results)
+    with pytest.raises(ValueError, match=r"image: expected uint8 RGB \[H, W, 3\]"):
+        next(results)
+
+
+def test_an_abandoned_run_ends_its_thread(fast):
+    def endless():
+        while True:
+            yield image(0)
+
+    results = fast.segment_batches(endless())
+    next(results)
+    results.close()
+    deadline = time.monotonic() + 10
+    while any(t.name == "segment_batches" for t in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("batch", [0, True, "2"])
+def test_batch(fast, batch):
+    with pytest.raises(ValueError, match="batch: expected a positive integer"):
+        fast.segment_batches([], batch=batch)
+
+
+class Recorder:
+    """Stands for torch.cuda: a graph replays what was computed while it captured."""
+
+    def __init__(self):
+        self.capturing, self.captures = None, 0
+
+    def CUDAGraph(self):
+        graph = type("Graph", (), {})()
+        graph.recorded = []
+        graph.replay = lambda: [step() for step in graph.recorded]
+        return graph
+
+    @contextlib.contextmanager
+    def graph(self, graph, stream):
+        self.capturing, self.captures = graph, self.captures + 1
+        yield
+        self.capturing = None
+
+    def Stream(self, device):
+        return type("Stream", (), {"wait_stream": lambda self, other: None, "wait_event": lambda self, event: None})()
+
+    def Event(self):
+        return type("Event", (), {"record": lambda self, stream: None})()
+
+    def device(self, device):
+        return contextlib.nullcontext()
+
+    current_stream = Stream
+
+    def stream(self, stream):
+        return contextlib.nullcontext()
+
+    def synchronize(self, device):
+        pass
+
+    def is_current_stream_capturing(self):
+        return False
+
+
+class Halves:
+    """Stands for a run: its logits are half of its images."""
+
+    def __init__(self, cuda):
+        self.cuda, self.calls = cuda, 0
+
+    def logits(self, images):
+        self.calls += 1
+        result = images / 2
+        if self.cuda.capturing is not None:
+            self.cuda.capturing.recorded.append(lambda: result.copy_(images / 2))
+        return result
+
+    labels = logits
+
+    def summary(self):
+        return "halves"
+
+
+def test_graphs(monkeypatch):
+    cuda = Recorder()
+    monkeypatch.setattr(graphs.torch, "cuda", cuda)
+    run = Halves(cuda)
+    captured = graphs.Graphs(run, torch.device("cpu"), limit=2)
+    first = captured.logits(torch.full((1, 3, 4, 4), 2.0))
+    calls = run.calls
+    second = captured.logits(torch.full((1, 3, 4, 4), 6.0))
+    assert run.calls == calls and cuda.captures == 1
+    assert float(first.max()) == 1 and float(second.max()) == 3  # the first result is a copy
+    captured.labels(torch.zeros(1, 3, 4, 4))
+    captured.logits(torch.zeros(1, 3, 4, 4))
+    captured.logits(torch.zeros(2, 3, 4, 4))  # drops the labels' graph, used longest ago
+    assert cuda.captures == 3 and len(captured.captured) == 2
+    captured.logits(torch.zeros(1, 3, 4, 4))
+    assert cuda.captures == 3
+    captured.labels(torch.zeros(1, 3, 4, 4))
+    assert cuda.captures == 4
+    assert captured.summary() == "halves, in CUDA graphs (2 of at most 2 kept)"

@@ -1,0 +1,173 @@
+"""A plan by the native CPU kernels, and by oneDNN where that measures faster: every map lies in one reused block of memory.
+
+For each image size, values are placed by their lifetimes and every call is prepared with its arguments; an inference goes
+through the calls. The last few sizes are kept; they share the block.
+"""
+
+from collections import OrderedDict
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from .. import _native
+from .arena import Lifetime, allocate, arrange, map_at, total_bytes
+from .choices import Choice, Choices
+from .plan import IMAGE, LOGITS, Plan, Shape
+from .ways import DIRECT, WINOGRAD, Way, Ways
+
+SIZES = 4  # kept
+DTYPES = (torch.float32, torch.bfloat16)
+RULES = {WINOGRAD: "a 3x3 of stride 1 in float32", DIRECT: "no 3x3 of stride 1 in float32"}  # where none is measured
+Call = Callable[[], Any]
+
+
+def why_not(dtype: torch.dtype) -> str:
+    """Why the native kernels can't run a plan, or nothing."""
+    module, reason = _native.native()
+    if module is None:
+        return reason
+    if not hasattr(getattr(module, "cpu", None), "spatial_pyramid_pool"):
+        return "swiftnet_ext._C was built without the CPU's kernels"
+    return "" if dtype in DTYPES else f"they take float32 and bfloat16, not {str(dtype).replace('torch.', '')}"
+
+
+class _Layout(NamedTuple):
+    """What runs an image size: maps at their places, and the calls in their order."""
+
+    image: Tensor
+    logits: Tensor
+    calls: List[Call]
+    chosen: List[Choice]
+
+
+class CpuRun:
+    """Runs a plan in float32 or bfloat16. Not for two threads at once."""
+
+    def __init__(self, plan: Plan, dtype: torch.dtype) -> None:
+        module, _ = _native.native()
+        assert module is not None
+        self.plan, self.dtype, self.kernels = plan, dtype, module.cpu
+        self.image_channels = 4 if dtype == torch.bfloat16 else 3  # bfloat16 kernels read channels in pairs
+        self.mean = torch.tensor(plan.mean).view(1, 3, 1, 1)
+        self.last_uses = plan.last_uses()
+        self.block, self.workspace, self.workspace_of_labels = allocate(0), allocate(0), allocate(0)
+        self.choices: Dict[int, Choices] = {}  # by the number of threads
+        self.layouts: "OrderedDict[Tuple[int, ...], _Layout]" = OrderedDict()
+        self.ways = Ways(self.kernels, plan, dtype)
+        self.forced: Optional[str] = None  # a way that runs wherever it can, for tests
+        self.latest: List[Choice] = []
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Of images [N, 3, H, W], or uint8 [N, H, W, 3]: float32 [N, classes, ⌈H/4⌉, ⌈W/4⌉]."""
+        return self._run(images).clone()
+
+    def labels(self, images: Tensor) -> Tensor:
+        """Of images [N, 3, H, W], or uint8 [N, H, W, 3]: [N, H, W] uint8."""
+        size = images.shape[1:3] if images.dtype == torch.uint8 else images.shape[2:]
+        maps, threads = [self._run(images)], torch.get_num_threads()
+        labels, order = torch.empty((images.shape[0], *size), dtype=torch.uint8), "resize_then_softmax"
+        count = self.kernels.multiscale_mean_workspace(maps, order, labels, threads)
+        if self.workspace_of_labels.numel() < count:
+            self.workspace_of_labels = allocate(count)
+        self.kernels.multiscale_mean(maps, order, labels, self.workspace_of_labels, threads)
+        return labels
+
+    def summary(self) -> str:
+        level = self.kernels.levels()[0]
+        megabytes = (self.block.numel() + self.workspace.numel() + self.workspace_of_labels.numel()) / 2**20
+        return (
+            f"native kernels ({level}), {megabytes:.1f} MiB of maps, {len(self.layouts)} of at most {SIZES} sizes kept"
+        )
+
+    def describe(self) -> List[Tuple[str, str]]:
+        """(backend, why) of every step, of the size that ran last."""
+        if not self.latest:
+            return [("not chosen yet", "no image has been run")] * len(self.plan.steps)
+        return [(choice.name, choice.why) for choice in self.latest]
+
+    def _run(self, images: Tensor) -> Tensor:
+        """The map of the logits, valid until the next run."""
+        n, height, width = (images.shape[0], *(images.shape[1:3] if images.dtype == torch.uint8 else images.shape[2:]))
+        key = n, height, width, torch.get_num_threads()
+        layout = self.layouts.get(key)
+        if layout is None:
+            layout = self._layout((n, self.image_channels, height, width), key)
+        self.layouts.move_to_end(key)
+        self.latest = layout.chosen
+        self._write_image(images, layout.image)
+        for call in layout.calls:
+            call()
+        return layout.logits
+
+    def _write_image(self, images: Tensor, image: Tensor) -> None:
+        if images.dtype == torch.uint8:
+            images, mean = images.contiguous(), list(self.plan.mean)
+            for i in range(images.shape[0]):
+                self.kernels.image_to_map(images[i], mean, image[i : i + 1], torch.get_num_threads())
+            return
+        torch.sub(images.float(), self.mean, out=image[:, :3])
+        image[:, 3:].zero_()
+
+    def _layout(self, shape: Shape, key: Tuple[int, ...]) -> _Layout:
+        shapes = self.plan.shapes(shape)
+        lifetimes = self._lifetimes(shapes)
+        offsets = arrange(lifetimes)
+        self._reserve_block(total_bytes(lifetimes, offsets))
+        views = {
+            name: map_at(self.block, offsets[name], shapes[name], torch.float32 if name == LOGITS else self.dtype)
+            for name in shapes
+        }
+        ways = [self.ways.of(i, views, key[-1]) for i in range(len(self.plan.steps))]
+        if self.forced is not None:
+            ways = [{self.forced: of[self.forced]} if self.forced in of else of for of in ways]
+        self._reserve_workspace(max(way.workspace for of in ways for way in of.values()))
+        choices = self.choices.setdefault(key[-1], Choices(torch.device("cpu")))
+        chosen = [self._choose(choices, i, of, shapes) for i, of in enumerate(ways)]
+        choices.save()
+        calls = [of[choice.name].prepare(self.workspace) for of, choice in zip(ways, chosen)]
+        layout = self.layouts[key] = _Layout(views[IMAGE], views[LOGITS], calls, chosen)
+        if len(self.layouts) > SIZES:
+            self.layouts.popitem(last=False)
+        self.ways.forget_unused([found.chosen for found in self.layouts.values()])
+        return layout
+
+    def _lifetimes(self, shapes: Dict[str, Shape]) -> Dict[str, Lifetime]:
+        first = {IMAGE: -1}
+        for i, step in enumerate(self.plan.steps):
+            first.update(dict.fromkeys(step.writes, i))
+        size = torch.empty((), dtype=self.dtype).element_size()
+        return {
+            name: Lifetime(n * c * h * w * (4 if name == LOGITS else size), first[name], self.last_uses[name])
+            for name, (n, c, h, w) in shapes.items()
+        }
+
+    def _choose(self, choices: Choices, i: int, ways: Dict[str, Way], shapes: Dict[str, Shape]) -> Choice:
+        step = self.plan.steps[i]
+        candidates: Dict[str, Call] = {name: _when_called(way, self.workspace) for name, way in ways.items()}
+        reads = " ".join("x".join(map(str, shapes[value])) for value in step.reads)
+        key = f"{step} of {reads} {str(self.dtype).replace('torch.', '')}, {self.kernels.levels()[0]}"
+        first = next(iter(ways))
+        return choices.pick(key, candidates, (first, RULES.get(first, "a native kernel is there")))
+
+    def _reserve_block(self, count: int) -> None:
+        if self.block.numel() < count:
+            self.layouts.clear()
+            self.block = allocate(count)
+
+    def _reserve_workspace(self, count: int) -> None:
+        if self.workspace.numel() < count:
+            self.layouts.clear()
+            self.workspace = allocate(count)
+
+
+def _when_called(way: Way, workspace: Tensor) -> Call:
+    """Prepared at its first call: weights are packed only for what is measured."""
+    prepared: List[Call] = []
+
+    def call() -> None:
+        if not prepared:
+            prepared.append(way.prepare(workspace))
+        prepared[0]()
+
+    return call
