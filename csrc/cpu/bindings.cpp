@@ -27,18 +27,18 @@ DType dtype_named(const std::string& name) {
 
 void define_cpu(py::module_& module) {
   py::module_ m = module.def_submodule("cpu", "The native CPU kernels.");
-  m.def("levels", &levels,
-        "The instruction sets that this CPU runs and the kernels were compiled for, the best first.");
+  m.def("levels", &levels, "The instruction sets that this CPU runs and the kernels were compiled for, the best first.");
   m.def("use_level", &use_level, "Chooses another of levels(), for tests.");
   m.def("thread_pool", &thread_pool, "The file of PyTorch's OpenMP run time, or nothing.");
   m.def("packed_bytes", [](const std::string& dtype, bool winograd, int64_t outputs, int64_t channels, int kernel) {
     return packed_bytes(dtype_named(dtype), winograd, outputs, channels, kernel);
   });
-  m.def("pack_conv2d", [](const TensorView& weight, const std::string& dtype, bool winograd, const TensorView& packed) {
-    const DType of_maps = dtype_named(dtype);
-    const py::gil_scoped_release unlocked;
-    pack_conv2d(weight, of_maps, winograd, packed);
-  });
+  m.def("pack_conv2d",
+        [](const TensorView& weight, const std::string& dtype, bool winograd, const TensorView& packed) {
+          const DType of_maps = dtype_named(dtype);
+          const py::gil_scoped_release unlocked;
+          pack_conv2d(weight, of_maps, winograd, packed);
+        });
   m.def("conv2d_workspace", [](const TensorView& x, const TensorView& out_or_tap, int kernel, int stride, int padding,
                                bool winograd, int threads) {
     return conv2d_workspace(x, out_or_tap, Convolution{kernel, stride, padding, winograd, "none"}, threads);
@@ -49,8 +49,8 @@ void define_cpu(py::module_& module) {
            bool nearest, const TensorView& out, const TensorView& tap, const TensorView& tap_scale,
            const TensorView& tap_shift, bool tap_relu, const TensorView& workspace, int threads) {
           const py::gil_scoped_release unlocked;
-          conv2d(x, packed, Convolution{kernel, stride, padding, winograd, activation}, bias, residual, up, nearest,
-                 out, tap, tap_scale, tap_shift, tap_relu, workspace, threads);
+          conv2d(x, packed, Convolution{kernel, stride, padding, winograd, activation}, bias, residual, up, nearest, out,
+                 tap, tap_scale, tap_shift, tap_relu, workspace, threads);
         });
   m.def("multiscale_mean_workspace", &multiscale_mean_workspace);
   m.def("multiscale_mean", [](const std::vector<TensorView>& logits, const std::string& order, const TensorView& out,

@@ -21,11 +21,9 @@ struct Convolution {
   std::string activation;  // none, relu or relu6
 };
 
-// y = convolution(x) + bias + residual + resize(up); out = activation(y), and tap = [relu](tap_scale·y + tap_shift)
-// where there is one. `out` may be absent too, and may be float for bfloat16 maps. `workspace` holds conv2d_workspace()
-// bytes.
-int64_t conv2d_workspace(const TensorView& x, const TensorView& out_or_tap, const Convolution& convolution,
-                         int threads);
+// y = convolution(x) + bias + residual + resize(up); out = activation(y), and tap = [relu](tap_scale·y + tap_shift) where
+// there is one. `out` may be absent too, and may be float for bfloat16 maps. `workspace` holds conv2d_workspace() bytes.
+int64_t conv2d_workspace(const TensorView& x, const TensorView& out_or_tap, const Convolution& convolution, int threads);
 void conv2d(const TensorView& x, const TensorView& packed, const Convolution& convolution, const TensorView& bias,
             const TensorView& residual, const TensorView& up, bool nearest, const TensorView& out,
             const TensorView& tap, const TensorView& tap_scale, const TensorView& tap_shift, bool tap_relu,
