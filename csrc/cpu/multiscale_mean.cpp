@@ -7,6 +7,7 @@ namespace cpu {
 namespace {
 
 bool is_dense(const TensorView& t, const int (&inner_to_outer)[4]) {
+  if (t.numel() == 0) return true;
   int64_t stride = 1;
   for (int i : inner_to_outer) {
     if (t.shape[i] != 1 && t.strides[i] != stride) return false;

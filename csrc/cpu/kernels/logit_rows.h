@@ -39,12 +39,51 @@ SWIFTNET_INLINE int64_t round_up(int64_t value, int64_t multiple) {
 // read.
 SWIFTNET_INLINE int64_t row_pitch(int64_t width) { return round_up(width, 16) + 16; }
 
-SWIFTNET_INLINE void load_pixels(const float* from, int64_t stride, int count, float* to) {
-  for (int i = 0; i < count; i++) to[i] = from[i * stride];
+#if defined(__AVX512F__)
+
+// The first `count` classes of a pixel, and zeros.
+SWIFTNET_INLINE __m512 load_classes(const float* from, int count) {
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from);
 }
-SWIFTNET_INLINE void load_pixels(const bfloat16* from, int64_t stride, int count, float* to) {
-  for (int i = 0; i < count; i++) to[i] = to_float(from[i * stride]);
+SWIFTNET_INLINE __m512 load_classes(const bfloat16* from, int count) {
+  const Halves bits = (Halves)_mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << count) - 1), from);
+  return (__m512)(__builtin_convertvector(bits, Words) << 16);
 }
+
+// The interleaved halves of two vectors, low or high.
+SWIFTNET_INLINE __m512 interleave(__m512 a, __m512 b, bool high) {
+  const __m512i low_half = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  return _mm512_permutex2var_ps(a, high ? _mm512_add_epi32(low_half, _mm512_set1_epi32(8)) : low_half, b);
+}
+
+// From pixels [16][classes] to planes [classes][pitch]: interleaving all vectors with those half of them away
+// transposes them in four turns.
+template <typename T>
+SWIFTNET_INLINE void load_pixels(const T* from, int64_t classes, int64_t pitch, float* to) {
+  for (int64_t c = 0; c < classes; c += 16) {
+    const int count = static_cast<int>(classes - c < 16 ? classes - c : 16);
+    __m512 a[16], b[16];
+    for (int i = 0; i < 16; i++) a[i] = load_classes(from + i * classes + c, count);
+    for (int turn = 0; turn < 4; turn += 2) {
+      for (int i = 0; i < 8; i++)
+        b[2 * i] = interleave(a[i], a[i + 8], false), b[2 * i + 1] = interleave(a[i], a[i + 8], true);
+      for (int i = 0; i < 8; i++)
+        a[2 * i] = interleave(b[i], b[i + 8], false), a[2 * i + 1] = interleave(b[i], b[i + 8], true);
+    }
+    for (int i = 0; i < 16; i++)
+      if (i < count) _mm512_storeu_ps(to + (c + i) * pitch, a[i]);
+  }
+}
+
+#else
+
+template <typename T>
+SWIFTNET_INLINE void load_pixels(const T* from, int64_t classes, int64_t pitch, float* to) {
+  for (int64_t c = 0; c < classes; c++)
+    for (int i = 0; i < kLanes; i++) to[c * pitch + i] = to_float(from[i * classes + c]);
+}
+
+#endif
 
 // Row y of image n; returns its largest absolute value, infinity if one is not finite or above kLargestBounded.
 template <typename T>
@@ -56,15 +95,16 @@ float stage_row(const LogitMap& map, int64_t n, int64_t y, int64_t classes, bool
   for (int64_t x = 0; x < map.w; x += kLanes) {
     const int count = static_cast<int>(map.w - x < kLanes ? map.w - x : kLanes);
     float* const to = row + x;
-    for (int64_t c = 0; c < classes; c++) {
-      if (!map.channels_last) {
-        store(to + c * pitch, count == kLanes ? load(from + c * plane + x) : load_some(from + c * plane + x, count));
-      } else if (count == kLanes) {
-        load_pixels(from + x * classes + c, classes, kLanes, to + c * pitch);
-      } else {
+    if (map.channels_last && count == kLanes) {
+      load_pixels(from + x * classes, classes, pitch, to);
+    } else if (map.channels_last) {
+      for (int64_t c = 0; c < classes; c++) {
         store(to + c * pitch, Floats{});
-        load_pixels(from + x * classes + c, classes, count, to + c * pitch);
+        for (int i = 0; i < count; i++) to[c * pitch + i] = to_float(from[(x + i) * classes + c]);
       }
+    } else {
+      for (int64_t c = 0; c < classes; c++)
+        store(to + c * pitch, count == kLanes ? load(from + c * plane + x) : load_some(from + c * plane + x, count));
     }
     if (with_softmax) softmax(to, classes, pitch);
     for (int64_t c = 0; c < classes; c++) {

@@ -51,6 +51,7 @@ struct Part {
   MapState* maps;
   float *sums, *values;  // [classes][kColumns]
   int* candidates;       // [classes]
+  float* ahead;          // [classes]
 };
 
 // Pieces of the workspace, aligned to 64; from address 0 on it measures.
@@ -90,6 +91,7 @@ Part take_part(const MultiscaleMean& call, Pieces& pieces) {
   part.sums = pieces.take<float>(call.classes * kColumns);
   part.values = pieces.take<float>(call.order == Order::kResizeThenSoftmax ? call.classes * kColumns : 0);
   part.candidates = pieces.take<int>(call.classes);
+  part.ahead = pieces.take<float>(call.classes);
   for (int m = 0; m < call.count; m++) {
     const LogitMap& map = call.maps[m];
     const int64_t rows = extent(map.h, call.h, kRows), slots = rows < 2 * kRows ? rows : 2 * kRows;
@@ -202,9 +204,11 @@ void resize_row(const MultiscaleMean& call, const MapPlan& plan, const MapState&
   const float* const lower = state.rows + state.lower[row] * call.classes * plan.pitch + state.first;
   const float* const upper = state.rows + state.upper[row] * call.classes * plan.pitch + state.first;
   if (kColumnsAre != Columns::kCopied)
-    for (int k = 0; k < count; k++)
-      for (int64_t j = 0, c = classes[k] * plan.pitch; j < state.columns; j += kLanes)
-        store(state.resized + k * plan.span + j, interpolate(load(lower + c + j), load(upper + c + j), weight));
+    for (int64_t j = 0; j < state.columns; j += kLanes)
+      for (int k = 0; k < count; k++) {
+        const int64_t from = classes[k] * plan.pitch + j;
+        store(state.resized + k * plan.span + j, interpolate(load(lower + from), load(upper + from), weight));
+      }
 
   for (int v = 0; v < vectors; v++) {
     const int64_t x = x0 + v * kLanes;
@@ -246,10 +250,11 @@ void resize_row(const MultiscaleMean& call, const MapPlan& plan, const MapState&
     resize_row<Columns::kFar, kAdd>(call, plan, state, classes, count, row, x0, vectors, to);
 }
 
-float largest_of(Floats values) {
-  float largest = values[0];
-  for (int i = 1; i < kLanes; i++) largest = values[i] > largest ? values[i] : largest;
-  return largest;
+SWIFTNET_INLINE float largest_of(Floats values) {
+  Ints lane;
+  for (int i = 0; i < kLanes; i++) lane[i] = i;
+  for (int step = kLanes / 2; step > 0; step /= 2) values = maximum(permute(values, lane ^ step), values);
+  return values[0];
 }
 
 // A class with a good chance in the tile: the first one ahead at its middle.
@@ -268,6 +273,26 @@ int rival_of(const MultiscaleMean& call, const MapPlan* plans, const Part& part,
   return rival;
 }
 
+// Adds to `ahead` by how much each class is ahead of the rival at most, among the pixels of a map that the tile
+// touches.
+void add_most(const MultiscaleMean& call, const MapPlan& plan, const MapState& state, int rival, float* most,
+              float* ahead) {
+  Ints lane;
+  for (int i = 0; i < kLanes; i++) lane[i] = i;
+  for (int64_t c = 0; c < call.classes; c++) store(most + c * kLanes, broadcast(-__builtin_inff()));
+  for (int i = 0; i < state.used; i++) {
+    const float* const row = state.rows + state.slots[i] * call.classes * plan.pitch + state.first;
+    for (int64_t j = 0; j < state.columns; j += kLanes) {
+      const Ints left = Ints{} + static_cast<int32_t>(state.columns - j);
+      const Floats of_rival = lane < left ? load(row + rival * plan.pitch + j) : broadcast(__builtin_inff());
+      const float* of_class = row + j;
+      for (int64_t c = 0; c < call.classes; c++, of_class += plan.pitch)
+        store(most + c * kLanes, maximum(load(of_class) - of_rival, load(most + c * kLanes)));
+    }
+  }
+  for (int64_t c = 0; c < call.classes; c++) ahead[c] += largest_of(load(most + c * kLanes));
+}
+
 // Fills part.candidates, in rising order, with the classes that may be the label somewhere in the tile.
 //
 // The difference of a class's and the rival's bilinear values is bilinear too, so it is at most that of the source
@@ -276,7 +301,7 @@ int rival_of(const MultiscaleMean& call, const MapPlan* plans, const Part& part,
 // differences and their sum, by less than (2M + 2)u·A. So a class whose bound lies (4M + 24)u·A below 0 is computed
 // smaller than the rival at every pixel, and leaving it out changes nothing; 1e-36 a map covers products that
 // underflow.
-int find_candidates(const MultiscaleMean& call, const MapPlan* plans, const Part& part, int rows) {
+int find_candidates(const MultiscaleMean& call, const MapPlan* plans, const Part& part, int rows, bool* finite) {
   float largest = 0.f;
   for (int m = 0; m < call.count; m++) {
     float of_map = 0.f;
@@ -289,31 +314,17 @@ int find_candidates(const MultiscaleMean& call, const MapPlan* plans, const Part
   const bool bounded = largest <= kLargestBounded;
   const float slack = static_cast<float>(4 * call.count + 24) * 5.9604645e-8f * largest + 1e-36f * call.count;
   const int rival = bounded ? rival_of(call, plans, part, rows) : 0;
-  const float nothing = -__builtin_inff();
-  Ints lane;
-  for (int i = 0; i < kLanes; i++) lane[i] = i;
+  for (int64_t c = 0; c < call.classes; c++) part.ahead[c] = slack;
+  for (int m = 0; bounded && m < call.count; m++) add_most(call, plans[m], part.maps[m], rival, part.sums, part.ahead);
   int count = 0;
-  for (int c = 0; c < call.classes; c++) {
-    float ahead = slack;
-    for (int m = 0; bounded && c != rival && m < call.count; m++) {
-      const MapState& state = part.maps[m];
-      Floats most = broadcast(nothing);
-      for (int i = 0; i < state.used; i++) {
-        const float* const row = state.rows + state.slots[i] * call.classes * plans[m].pitch + state.first;
-        const float *const of_class = row + c * plans[m].pitch, *const of_rival = row + rival * plans[m].pitch;
-        for (int64_t j = 0; j < state.columns; j += kLanes) {
-          const Floats difference = load(of_class + j) - load(of_rival + j);
-          const Ints left = Ints{} + static_cast<int32_t>(state.columns - j);
-          most = maximum(lane < left ? difference : most, most);
-        }
-      }
-      ahead += largest_of(most);
-    }
-    if (!(ahead < 0.f)) part.candidates[count++] = c;
-  }
-  return bounded ? count : -count;
+  for (int c = 0; c < call.classes; c++)
+    if (c == rival || !(part.ahead[c] < 0.f)) part.candidates[count++] = c;
+  *finite = bounded;
+  return count;
 }
 
+// kFinite: the sums are known to hold no NaN.
+template <bool kFinite>
 void store_labels(const Part& part, int count, int vectors, int64_t pixels, uint8_t* out) {
   for (int v = 0; v < vectors; v++) {
     Floats best = load(part.sums + v * kLanes);
@@ -323,9 +334,9 @@ void store_labels(const Part& part, int count, int vectors, int64_t pixels, uint
       const Ints better = sum > best;
       label = better ? Ints{} + part.candidates[k] : label;
       best = better ? sum : best;
-      number &= sum == sum;
+      if (!kFinite) number &= sum == sum;
     }
-    label = number ? label : Ints{} + kNaNLabel;
+    if (!kFinite) label = number ? label : Ints{} + kNaNLabel;
     const Labels bytes = __builtin_convertvector(label, Labels);
     const int64_t left = pixels - v * kLanes;
     std::memcpy(out + v * kLanes, &bytes, left < kLanes ? left : kLanes);
@@ -364,13 +375,13 @@ void make_tile(const MultiscaleMean& call, const MapPlan* plans, const Part& par
   }
   uint8_t* const labels = static_cast<uint8_t*>(call.out) + (n * call.h + y) * call.w + x0;
   int count = static_cast<int>(call.classes);
+  bool finite = false;
   if (call.out_type == Out::kLabels && call.order != Order::kResizeThenSoftmax) {
-    count = find_candidates(call, plans, part, rows);
-    if (count == 1) {
+    count = find_candidates(call, plans, part, rows, &finite);
+    if (finite && count == 1) {
       for (int r = 0; r < rows; r++) std::memset(labels + r * call.w, part.candidates[0], pixels);
       return;
     }
-    count = count < 0 ? -count : count;
   } else {
     for (int c = 0; c < count; c++) part.candidates[c] = c;
   }
@@ -390,13 +401,24 @@ void make_tile(const MultiscaleMean& call, const MapPlan* plans, const Part& par
         resize_row<true>(call, plans[m], state, part.candidates, count, r, x0, vectors, part.sums);
       }
     }
-    if (call.out_type == Out::kLabels)
-      store_labels(part, count, vectors, pixels, labels + r * call.w);
+    if (call.out_type == Out::kLabels && finite)
+      store_labels<true>(part, count, vectors, pixels, labels + r * call.w);
+    else if (call.out_type == Out::kLabels)
+      store_labels<false>(part, count, vectors, pixels, labels + r * call.w);
     else if (call.out_type == Out::kFloat)
       store_mean<float>(call, part, vectors, pixels, n, y + r, x0);
     else
       store_mean<bfloat16>(call, part, vectors, pixels, n, y + r, x0);
   }
+}
+
+// How many rows from y on to make at a time: up to most, to the end of a cell of the map where that is not far.
+int group_rows(const MultiscaleMean& call, const LogitMap& map, int64_t y, int64_t most) {
+  int rows = static_cast<int>(most < kRows ? most : kRows);
+  for (int shorter = rows; shorter > kRows / 2; shorter--) {
+    if (Taps(map.h, call.h, y + shorter - 1).lower != Taps(map.h, call.h, y + shorter).lower) return shorter;
+  }
+  return rows;
 }
 
 // Rows begin to end of all images' rows.
@@ -405,11 +427,9 @@ void make_rows(const MultiscaleMean& call, const MapPlan* plans, const Part& par
     for (int s = 0; s < plans[m].slots; s++) part.maps[m].held[s] = -1;
   for (int64_t row = begin; row < end;) {
     const int64_t n = row / call.h, y = row % call.h;
-    int64_t rows = call.h - y < end - row ? call.h - y : end - row;
-    rows = rows < kRows ? rows : kRows;
-    for (int m = 0; m < call.count; m++)
-      hold_rows(call, call.maps[m], plans[m], part.maps[m], n, y, static_cast<int>(rows));
-    for (int64_t x = 0; x < call.w; x += kColumns) make_tile(call, plans, part, n, y, static_cast<int>(rows), x);
+    const int rows = group_rows(call, call.maps[0], y, call.h - y < end - row ? call.h - y : end - row);
+    for (int m = 0; m < call.count; m++) hold_rows(call, call.maps[m], plans[m], part.maps[m], n, y, rows);
+    for (int64_t x = 0; x < call.w; x += kColumns) make_tile(call, plans, part, n, y, rows, x);
     row += rows;
   }
 }
