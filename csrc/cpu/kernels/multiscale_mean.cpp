@@ -7,7 +7,7 @@
 // For labels most classes of most tiles are left out before: those that lose to one class, the rival, at every source
 // pixel that the tile touches. A tile where only the rival is left is filled.
 #include "cpu/kernels/level.h"
-#include "cpu/kernels/logit_rows.h"
+#include "cpu/kernels/multiscale_plan.h"
 #include "cpu/parallel.h"
 
 namespace swiftnet {
@@ -15,166 +15,11 @@ namespace cpu {
 namespace SWIFTNET_CPU_LEVEL {
 namespace {
 
-using Order = MultiscaleMean::Order;
 using Out = MultiscaleMean::Out;
 
-constexpr int kRows = 8, kColumns = 64, kVectors = kColumns / kLanes;
 constexpr uint8_t kNaNLabel = 255;
 
 typedef uint8_t Labels __attribute__((vector_size(kLanes)));
-
-// Where a vector of the result finds its columns: the map is not resized at all; it keeps its width; they lie within
-// one vector; or anywhere.
-enum class Columns { kCopied, kSame, kNear, kFar };
-
-struct MapPlan {
-  int64_t slots, pitch, span;  // span: of a tile's columns, with what vectors read beyond
-  Columns columns;
-  int32_t* lower;  // [columns of the result, rounded up to tiles by repeating the last]
-  float* weight;   // likewise
-};
-
-// What a thread has of a map.
-struct MapState {
-  float* rows;     // [slots][classes][pitch]
-  int64_t* held;   // [slots]: which row of the batch each holds, or -1
-  float* largest;  // [slots]
-  float* resized;  // [classes][span]: a tile's columns of one row, resized vertically
-  int used;        // slots that the group reads, the first ones of `slots`
-  int* slots;
-  int lower[kRows], upper[kRows];  // the slots of each row of the group
-  float weight[kRows];
-  int64_t first, columns;  // those that the tile touches
-};
-
-struct Part {
-  MapState* maps;
-  float *sums, *values;  // [classes][kColumns]
-  int* candidates;       // [classes]
-  float* ahead;          // [classes]
-};
-
-// Pieces of the workspace, aligned to 64; from address 0 on it measures.
-struct Pieces {
-  uintptr_t next;
-
-  template <typename T>
-  T* take(int64_t count) {
-    T* piece = reinterpret_cast<T*>(next);
-    next += static_cast<uintptr_t>(round_up(count * static_cast<int64_t>(sizeof(T)), 64));
-    return piece;
-  }
-};
-
-// How many pixels of a map `pixels` neighbours of the result touch at most.
-int64_t extent(int64_t in, int64_t out, int64_t pixels) {
-  const int64_t most = (pixels - 1) * in / out + 3;
-  return most < in ? most : in;
-}
-
-int64_t parts_of(const MultiscaleMean& call) { return call.threads < call.n * call.h ? call.threads : call.n * call.h; }
-
-MapPlan* take_plans(const MultiscaleMean& call, Pieces& pieces) {
-  MapPlan* const plans = pieces.take<MapPlan>(call.count);
-  const int64_t columns = round_up(call.w, kColumns);
-  for (int m = 0; m < call.count; m++) {
-    int32_t* const lower = pieces.take<int32_t>(columns);
-    float* const weight = pieces.take<float>(columns);
-    if (call.workspace != nullptr) plans[m].lower = lower, plans[m].weight = weight;
-  }
-  return plans;
-}
-
-Part take_part(const MultiscaleMean& call, Pieces& pieces) {
-  Part part;
-  part.maps = pieces.take<MapState>(call.count);
-  part.sums = pieces.take<float>(call.classes * kColumns);
-  part.values = pieces.take<float>(call.order == Order::kResizeThenSoftmax ? call.classes * kColumns : 0);
-  part.candidates = pieces.take<int>(call.classes);
-  part.ahead = pieces.take<float>(call.classes);
-  for (int m = 0; m < call.count; m++) {
-    const LogitMap& map = call.maps[m];
-    const int64_t rows = extent(map.h, call.h, kRows), slots = rows < 2 * kRows ? rows : 2 * kRows;
-    MapState state{};
-    state.rows = pieces.take<float>(slots * call.classes * row_pitch(map.w));
-    state.held = pieces.take<int64_t>(slots);
-    state.largest = pieces.take<float>(slots);
-    state.slots = pieces.take<int>(slots);
-    state.resized = pieces.take<float>(call.classes * (round_up(extent(map.w, call.w, kColumns) + 1, 16) + 16));
-    if (call.workspace != nullptr) part.maps[m] = state;
-  }
-  return part;
-}
-
-struct Sizes {
-  int64_t plans, part;
-};
-
-Sizes sizes_of(const MultiscaleMean& call) {
-  MultiscaleMean measured = call;
-  measured.workspace = nullptr;
-  Pieces plans{0}, part{0};
-  take_plans(measured, plans);
-  take_part(measured, part);
-  return {static_cast<int64_t>(plans.next), static_cast<int64_t>(part.next)};
-}
-
-void make_plans(const MultiscaleMean& call, MapPlan* plans) {
-  for (int m = 0; m < call.count; m++) {
-    const LogitMap& map = call.maps[m];
-    MapPlan& plan = plans[m];
-    const int64_t rows = extent(map.h, call.h, kRows), columns = round_up(call.w, kColumns);
-    plan.slots = rows < 2 * kRows ? rows : 2 * kRows;
-    plan.pitch = row_pitch(map.w);
-    plan.span = round_up(extent(map.w, call.w, kColumns) + 1, 16) + 16;
-    for (int64_t x = 0; x < call.w; x++) {
-      const Taps taps(map.w, call.w, x);
-      plan.lower[x] = static_cast<int32_t>(taps.lower);
-      plan.weight[x] = taps.weight();
-    }
-    for (int64_t x = call.w; x < columns; x++)
-      plan.lower[x] = plan.lower[call.w - 1], plan.weight[x] = plan.weight[call.w - 1];
-    plan.columns = map.w != call.w ? Columns::kNear : map.h != call.h ? Columns::kSame : Columns::kCopied;
-    for (int64_t x = 0; plan.columns == Columns::kNear && x < columns; x += kLanes)
-      if (plan.lower[x + kLanes - 1] - plan.lower[x] + 1 >= kLanes) plan.columns = Columns::kFar;
-  }
-}
-
-int slot_of(const MapPlan& plan, const MapState& state, int64_t row) {
-  for (int s = 0; s < plan.slots; s++)
-    if (state.held[s] == row) return s;
-  return -1;
-}
-
-// Holds what the rows y to y + rows of image n read of a map.
-void hold_rows(const MultiscaleMean& call, const LogitMap& map, const MapPlan& plan, MapState& state, int64_t n,
-               int64_t y, int rows) {
-  bool read[2 * kRows] = {};
-  for (int pass = 0; pass < 2; pass++)  // first what is there already, that nothing takes its place
-    for (int r = 0; r < rows; r++) {
-      const Taps taps(map.h, call.h, y + r);
-      state.weight[r] = taps.weight();
-      for (int side = 0; side < 2; side++) {
-        const int64_t row = side ? taps.upper() : taps.lower;
-        int slot = slot_of(plan, state, n * map.h + row);
-        if (slot < 0 && pass == 0) continue;
-        if (slot < 0) {
-          slot = 0;
-          while (read[slot]) slot++;
-          float* const to = state.rows + slot * call.classes * plan.pitch;
-          const bool with_softmax = call.order == Order::kSoftmaxThenResize;
-          state.held[slot] = n * map.h + row;
-          state.largest[slot] = call.bf16 ? stage_row<bfloat16>(map, n, row, call.classes, with_softmax, to)
-                                          : stage_row<float>(map, n, row, call.classes, with_softmax, to);
-        }
-        read[slot] = true;
-        (side ? state.upper : state.lower)[r] = slot;
-      }
-    }
-  state.used = 0;
-  for (int s = 0; s < plan.slots; s++)
-    if (read[s]) state.slots[state.used++] = s;
-}
 
 SWIFTNET_INLINE Floats gather(const float* from, Ints index) {
 #if defined(__AVX512F__)
@@ -201,37 +46,37 @@ template <Columns kColumnsAre, bool kAdd>
 void resize_row(const MultiscaleMean& call, const MapPlan& plan, const MapState& state, const int* classes, int count,
                 int row, int64_t x0, int vectors, float* to) {
   const Floats weight = broadcast(state.weight[row]);
-  const float* const lower = state.rows + state.lower[row] * call.classes * plan.pitch + state.first;
-  const float* const upper = state.rows + state.upper[row] * call.classes * plan.pitch + state.first;
+  const int64_t pitch = plan.pitch, span = plan.span;  // in registers, whatever the stores below may write
+  const float* const lower = state.rows + state.lower[row] * call.classes * pitch + state.first;
+  const float* const upper = state.rows + state.upper[row] * call.classes * pitch + state.first;
   if (kColumnsAre != Columns::kCopied)
-    for (int64_t j = 0; j < state.columns; j += kLanes)
-      for (int k = 0; k < count; k++) {
-        const int64_t from = classes[k] * plan.pitch + j;
-        store(state.resized + k * plan.span + j, interpolate(load(lower + from), load(upper + from), weight));
+    for (int64_t j = 0, columns = state.columns; j < columns; j += kLanes) {
+      float* resized = state.resized + j;
+      for (int k = 0; k < count; k++, resized += span) {
+        const int64_t from = classes[k] * pitch + j;
+        store(resized, interpolate(load(lower + from), load(upper + from), weight));
       }
+    }
 
   for (int v = 0; v < vectors; v++) {
     const int64_t x = x0 + v * kLanes;
     Ints index;
     std::memcpy(&index, plan.lower + x, sizeof(index));
     index -= plan.lower[x];
+    const Ints next = index + 1;
     const Floats column_weight = load(plan.weight + x);
-    const float* const from = state.resized + (plan.lower[x] - state.first);
-    for (int k = 0; k < count; k++) {
+    const float* from = state.resized + (plan.lower[x] - state.first);
+    float* sum = to + v * kLanes;
+    for (int k = 0; k < count; k++, from += span, sum += kColumns) {
       Floats value;
-      if (kColumnsAre == Columns::kCopied) {
-        value = load(lower + classes[k] * plan.pitch + v * kLanes);
-      } else if (kColumnsAre == Columns::kSame) {
-        const Floats same = load(from + k * plan.span);
-        value = interpolate(same, same, Floats{});
-      } else if (kColumnsAre == Columns::kNear) {
-        const Floats near = load(from + k * plan.span);
-        value = interpolate(permute(near, index), permute(near, index + 1), column_weight);
-      } else {
-        value =
-            interpolate(gather(from + k * plan.span, index), gather(from + k * plan.span + 1, index), column_weight);
-      }
-      float* const sum = to + k * kColumns + v * kLanes;
+      if (kColumnsAre == Columns::kCopied)
+        value = load(lower + classes[k] * pitch + v * kLanes);
+      else if (kColumnsAre == Columns::kSame)
+        value = interpolate(load(from), load(from), Floats{});
+      else if (kColumnsAre == Columns::kNear)
+        value = interpolate(permute(load(from), index), permute(load(from), next), column_weight);
+      else
+        value = interpolate(gather(from, index), gather(from, next), column_weight);
       store(sum, kAdd ? load(sum) + value : value);
     }
   }
@@ -323,23 +168,44 @@ int find_candidates(const MultiscaleMean& call, const MapPlan* plans, const Part
   return count;
 }
 
+SWIFTNET_INLINE Labels to_bytes(Ints labels) {
+#if defined(__AVX512F__)
+  return (Labels)_mm512_maskz_cvtepi32_epi8(0xffff, (__m512i)labels);
+#else
+  return __builtin_convertvector(labels, Labels);
+#endif
+}
+
 // kFinite: the sums are known to hold no NaN.
 template <bool kFinite>
-void store_labels(const Part& part, int count, int vectors, int64_t pixels, uint8_t* out) {
-  for (int v = 0; v < vectors; v++) {
-    Floats best = load(part.sums + v * kLanes);
-    Ints label = Ints{} + part.candidates[0], number = best == best;
-    for (int k = 1; k < count; k++) {
-      const Floats sum = load(part.sums + k * kColumns + v * kLanes);
-      const Ints better = sum > best;
-      label = better ? Ints{} + part.candidates[k] : label;
-      best = better ? sum : best;
-      if (!kFinite) number &= sum == sum;
+void store_labels(const Part& part, int count, int64_t pixels, uint8_t* out) {
+  constexpr int kTogether = 4;  // vectors, whose comparisons would wait for each other one by one
+  for (int64_t x = 0; x < pixels; x += kTogether * kLanes) {
+    const float* sums = part.sums + x;
+    Floats best[kTogether];
+    Ints label[kTogether], number[kTogether];
+    for (int v = 0; v < kTogether; v++) {
+      best[v] = load(sums + v * kLanes);
+      label[v] = Ints{} + part.candidates[0];
+      number[v] = best[v] == best[v];
     }
-    if (!kFinite) label = number ? label : Ints{} + kNaNLabel;
-    const Labels bytes = __builtin_convertvector(label, Labels);
-    const int64_t left = pixels - v * kLanes;
-    std::memcpy(out + v * kLanes, &bytes, left < kLanes ? left : kLanes);
+    for (int k = 1; k < count; k++) {
+      sums += kColumns;
+      const Ints candidate = Ints{} + part.candidates[k];
+      for (int v = 0; v < kTogether; v++) {
+        const Floats sum = load(sums + v * kLanes);
+        label[v] = sum > best[v] ? candidate : label[v];
+        best[v] = sum > best[v] ? sum : best[v];
+        if (!kFinite) number[v] &= sum == sum;
+      }
+    }
+    for (int v = 0; v < kTogether; v++) {
+      const int64_t left = pixels - x - v * kLanes;
+      if (left <= 0) break;
+      if (!kFinite) label[v] = number[v] ? label[v] : Ints{} + kNaNLabel;
+      const Labels bytes = to_bytes(label[v]);
+      std::memcpy(out + x + v * kLanes, &bytes, left < kLanes ? left : kLanes);
+    }
   }
 }
 
@@ -402,23 +268,14 @@ void make_tile(const MultiscaleMean& call, const MapPlan* plans, const Part& par
       }
     }
     if (call.out_type == Out::kLabels && finite)
-      store_labels<true>(part, count, vectors, pixels, labels + r * call.w);
+      store_labels<true>(part, count, pixels, labels + r * call.w);
     else if (call.out_type == Out::kLabels)
-      store_labels<false>(part, count, vectors, pixels, labels + r * call.w);
+      store_labels<false>(part, count, pixels, labels + r * call.w);
     else if (call.out_type == Out::kFloat)
       store_mean<float>(call, part, vectors, pixels, n, y + r, x0);
     else
       store_mean<bfloat16>(call, part, vectors, pixels, n, y + r, x0);
   }
-}
-
-// How many rows from y on to make at a time: up to most, to the end of a cell of the map where that is not far.
-int group_rows(const MultiscaleMean& call, const LogitMap& map, int64_t y, int64_t most) {
-  int rows = static_cast<int>(most < kRows ? most : kRows);
-  for (int shorter = rows; shorter > kRows / 2; shorter--) {
-    if (Taps(map.h, call.h, y + shorter - 1).lower != Taps(map.h, call.h, y + shorter).lower) return shorter;
-  }
-  return rows;
 }
 
 // Rows begin to end of all images' rows.
