@@ -10,7 +10,7 @@ namespace {
 
 using Order = MultiscaleMean::Order;
 
-constexpr int kRows = 8, kColumns = 64, kVectors = kColumns / kLanes;
+constexpr int kRows = 8, kColumns = 64;  // of a tile, at most
 
 // Where a vector of the result finds its columns: the map is not resized at all; it keeps its width; they lie within
 // one vector; or anywhere.
@@ -29,8 +29,8 @@ struct MapState {
   int64_t* held;   // [slots]: which row of the batch each holds, or -1
   float* largest;  // [slots]
   float* resized;  // [classes][span]: a tile's columns of one row, resized vertically
-  int used;        // slots that the group reads, the first ones of `slots`
-  int* slots;
+  int* slots;      // the `used` ones that the group reads
+  int used;
   int lower[kRows], upper[kRows];  // the slots of each row of the group
   float weight[kRows];
   int64_t first, columns;  // those that the tile touches
@@ -168,9 +168,8 @@ void hold_rows(const MultiscaleMean& call, const LogitMap& map, const MapPlan& p
 // How many rows from y on to make at a time: up to most, to the end of a cell of the map where that is not far.
 int group_rows(const MultiscaleMean& call, const LogitMap& map, int64_t y, int64_t most) {
   int rows = static_cast<int>(most < kRows ? most : kRows);
-  for (int shorter = rows; shorter > kRows / 2; shorter--) {
+  for (int shorter = rows; shorter > kRows / 2; shorter--)
     if (Taps(map.h, call.h, y + shorter - 1).lower != Taps(map.h, call.h, y + shorter).lower) return shorter;
-  }
   return rows;
 }
 

@@ -7,7 +7,7 @@ namespace cpu {
 namespace SWIFTNET_CPU_LEVEL {
 namespace {
 
-// exp(x) for x <= 0, within 1.2e-7 of it; 0 below -87, where it would soon be subnormal, and of -inf; NaN of NaN.
+// exp(x) for x <= 0, within 1e-7 of it; 0 below -87, where it would soon be subnormal, and of -inf; NaN of NaN.
 // exp(x) = 2^n · exp(r), n = round(x / ln 2), |r| <= ln 2 / 2. The polynomial's error is below 4e-9 there.
 SWIFTNET_INLINE Floats exponential(Floats x) {
   const Floats rounder = broadcast(12582912.f);  // 1.5 · 2^23: what is added to it is rounded to an integer
