@@ -3,6 +3,7 @@
 // std::invalid_argument tells what does not fit. `threads` of PyTorch's pool work; calls return when all is done.
 #pragma once
 #include <string>
+#include <vector>
 
 #include "tensor.h"
 
@@ -29,6 +30,14 @@ void conv2d(const TensorView& x, const TensorView& packed, const Convolution& co
             const TensorView& residual, const TensorView& up, bool nearest, const TensorView& out,
             const TensorView& tap, const TensorView& tap_scale, const TensorView& tap_shift, bool tap_relu,
             const TensorView& workspace, int threads);
+
+// The mean over maps of the class probabilities at one size: `out` [N, classes, H, W] in float or bfloat16 takes the
+// mean, an `out` [N, H, W] of uint8 the labels. The maps and `out` may be contiguous too. `order` is
+// softmax_then_resize or resize_then_softmax; `workspace` holds multiscale_mean_workspace() bytes.
+int64_t multiscale_mean_workspace(const std::vector<TensorView>& logits, const std::string& order,
+                                  const TensorView& out, int threads);
+void multiscale_mean(const std::vector<TensorView>& logits, const std::string& order, const TensorView& out,
+                     const TensorView& workspace, int threads);
 
 }  // namespace cpu
 }  // namespace swiftnet

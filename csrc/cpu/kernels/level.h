@@ -11,6 +11,8 @@ void pack_conv2d(bool bf16, bool winograd, const float* weight, int64_t outputs,
                  void* packed);
 int64_t conv2d_workspace(const Conv2d& call);
 void conv2d(const Conv2d& call);
+int64_t multiscale_mean_workspace(const MultiscaleMean& call);
+void multiscale_mean(const MultiscaleMean& call);
 
 }  // namespace SWIFTNET_CPU_LEVEL
 }  // namespace cpu
