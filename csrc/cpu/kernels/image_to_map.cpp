@@ -1,0 +1,61 @@
+#include "cpu/kernels/channels.h"
+#include "cpu/kernels/level.h"
+#include "cpu/parallel.h"
+
+namespace swiftnet {
+namespace cpu {
+namespace SWIFTNET_CPU_LEVEL {
+namespace {
+
+typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
+
+template <typename T>
+SWIFTNET_INLINE void store_one(T* p, float value) {
+  store_some(p, broadcast(value), 1);
+}
+
+template <typename T>
+SWIFTNET_INLINE void pixel(const uint8_t* from, const float* mean, T* to, int64_t channels) {
+  for (int64_t c = 0; c < channels; c++) store_one(to + c, c < 3 ? from[c] - mean[c] : 0.f);
+}
+
+// Pixels of four channels: a vector of bytes, of which three quarters are pixels, is spread out. Returns how many were
+// made; what follows the last ones is read too, so these are left.
+template <typename T>
+SWIFTNET_INLINE int64_t pixels_of_4(const uint8_t* from, const float* mean, T* to, int64_t count) {
+  constexpr int kPixels = kLanes / 4;
+  Bytes spread = {};
+  Floats means = {};
+  for (int i = 0; i < kLanes; i++) {
+    spread[i] = i % 4 < 3 ? i / 4 * 3 + i % 4 : kLanes;  // from the second vector, zeros
+    means[i] = i % 4 < 3 ? mean[i % 4] : 0.f;
+  }
+  int64_t i = 0;
+  for (; (i * 3 + kLanes) <= count * 3; i += kPixels) {
+    Bytes bytes;
+    std::memcpy(&bytes, from + i * 3, kLanes);
+    const Bytes four = __builtin_shuffle(bytes, Bytes{}, spread);
+    store(to + i * 4, __builtin_convertvector(__builtin_convertvector(four, Ints), Floats) - means);
+  }
+  return i;
+}
+
+template <typename T>
+void run(const ImageToMap& call) {
+  const Map& out = call.out;
+  parallel_for(call.threads, out.h, [&](int64_t begin, int64_t end) {
+    const uint8_t* from = call.image + begin * out.w * 3;
+    T* to = static_cast<T*>(out.data) + begin * out.w * out.c;
+    const int64_t count = (end - begin) * out.w;
+    int64_t i = out.c == 4 ? pixels_of_4(from, call.mean, to, count) : 0;
+    for (; i < count; i++) pixel(from + i * 3, call.mean, to + i * out.c, out.c);
+  });
+}
+
+}  // namespace
+
+void image_to_map(const ImageToMap& call) { call.bf16 ? run<bfloat16>(call) : run<float>(call); }
+
+}  // namespace SWIFTNET_CPU_LEVEL
+}  // namespace cpu
+}  // namespace swiftnet
