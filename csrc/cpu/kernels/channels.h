@@ -38,6 +38,14 @@ SWIFTNET_INLINE void for_channels(int64_t channels, const Body& body) {
   if (c < channels) body(c, Rest{static_cast<int>(channels - c)});
 }
 
+// Memory that is contiguous and soon to be read is asked for while a loop goes through other memory in strides:
+// channels come in blocks.
+template <int kBytes>
+SWIFTNET_INLINE void ask_for(const char*& ahead) {
+  for (int i = 0; i < kBytes; i += 64) __builtin_prefetch(ahead + i);
+  ahead += kBytes;
+}
+
 // An activation as the range that it leaves values in; NaN stays NaN.
 struct Range {
   float lower, upper;

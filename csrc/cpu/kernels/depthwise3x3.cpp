@@ -54,7 +54,7 @@ SWIFTNET_INLINE void copy(Floats (&to)[kCount], const Floats (&from)[kCount]) {
 // A column of three pixels adds to three outputs, of which the left one is then done.
 template <int kCount, typename T, typename Part>
 SWIFTNET_INLINE void row_of_stride_1(const Rows<T>& rows, int64_t width, int64_t step, const Weights<kCount>& weights,
-                                     Range range, T* out, Part part) {
+                                     Range range, T* out, const char*& ahead, Part part) {
   Floats column[3][kCount], left[kCount], middle[kCount], right[kCount];
   copy(left, weights.bias);
   copy(middle, weights.bias);
@@ -67,6 +67,7 @@ SWIFTNET_INLINE void row_of_stride_1(const Rows<T>& rows, int64_t width, int64_t
     add(left, column, weights, 2);
     add(middle, column, weights, 1);
     add(right, column, weights, 0);
+    ask_for<kCount * kLanes * sizeof(T)>(ahead);
     finish(out, left, range, part);
     copy(left, middle);
     copy(middle, right);
@@ -77,7 +78,7 @@ SWIFTNET_INLINE void row_of_stride_1(const Rows<T>& rows, int64_t width, int64_t
 
 template <int kCount, typename T, typename Part>
 SWIFTNET_INLINE void row_of_stride_2(const Rows<T>& rows, int64_t width, int64_t step, const Weights<kCount>& weights,
-                                     Range range, T* out, Part part) {
+                                     Range range, T* out, const char*& ahead, Part part) {
   Floats column[3][kCount], sums[kCount], next[kCount];
   copy(sums, weights.bias);
   for (int64_t w = 0; w + 1 < width; w += 2) {
@@ -87,6 +88,7 @@ SWIFTNET_INLINE void row_of_stride_2(const Rows<T>& rows, int64_t width, int64_t
     add(sums, column, weights, 2);
     copy(next, weights.bias);
     add(next, column, weights, 0);
+    ask_for<4 * kCount * kLanes * sizeof(T)>(ahead);
     finish(out, sums, range, part);
     copy(sums, next);
     out += step;
@@ -97,9 +99,10 @@ SWIFTNET_INLINE void row_of_stride_2(const Rows<T>& rows, int64_t width, int64_t
   finish(out, sums, range, part);
 }
 
-// kCount vectors of channels from c on, of row h of the output of image n.
+// kCount vectors of channels from c on, of row h of the output of image n; `ahead` are the rows that the next one reads
+// first.
 template <int kCount, typename T, typename Part>
-SWIFTNET_INLINE void row(const Depthwise3x3& call, int64_t n, int64_t h, int64_t c, Part part) {
+SWIFTNET_INLINE void row(const Depthwise3x3& call, int64_t n, int64_t h, int64_t c, const char*& ahead, Part part) {
   const Map &x = call.x, &out = call.out;
   Weights<kCount> weights;
   for (int i = 0; i < kCount; i++) {
@@ -117,9 +120,9 @@ SWIFTNET_INLINE void row(const Depthwise3x3& call, int64_t n, int64_t h, int64_t
   T* to = static_cast<T*>(out.data) + (n * out.h + h) * out.w * out.c + c;
   const Range range = range_of(call.activation);
   if (call.stride == 1)
-    row_of_stride_1(rows, x.w, x.c, weights, range, to, part);
+    row_of_stride_1(rows, x.w, x.c, weights, range, to, ahead, part);
   else
-    row_of_stride_2(rows, x.w, x.c, weights, range, to, part);
+    row_of_stride_2(rows, x.w, x.c, weights, range, to, ahead, part);
 }
 
 template <typename T>
@@ -128,10 +131,14 @@ void run(const Depthwise3x3& call) {
   parallel_for(call.threads, out.n * out.h, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
       const int64_t n = i / out.h, h = i % out.h;
+      const int64_t below = call.stride * h + 2;  // the first row that this row of outputs does not read
+      const char* ahead =
+          reinterpret_cast<const char*>(static_cast<const T*>(call.x.data) +
+                                        (n * call.x.h + (below < call.x.h ? below : call.x.h)) * call.x.w * call.x.c);
       int64_t c = 0;
-      for (; c + kVectors * kLanes <= out.c; c += kVectors * kLanes) row<kVectors, T>(call, n, h, c, Whole{});
-      for (; c + kLanes <= out.c; c += kLanes) row<1, T>(call, n, h, c, Whole{});
-      if (c < out.c) row<1, T>(call, n, h, c, Rest{static_cast<int>(out.c - c)});
+      for (; c + kVectors * kLanes <= out.c; c += kVectors * kLanes) row<kVectors, T>(call, n, h, c, ahead, Whole{});
+      for (; c + kLanes <= out.c; c += kLanes) row<1, T>(call, n, h, c, ahead, Whole{});
+      if (c < out.c) row<1, T>(call, n, h, c, ahead, Rest{static_cast<int>(out.c - c)});
     }
   });
 }

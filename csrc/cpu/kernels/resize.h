@@ -14,30 +14,34 @@ struct ResizeTap {
   float weight;
 };
 
-SWIFTNET_INLINE ResizeTap bilinear_tap(int64_t dst, int64_t in, int64_t out) {
-  if (in == out) return {dst, dst, 0.f};
-  const float ratio = static_cast<float>(in) / static_cast<float>(out);
-  float src = ratio * (static_cast<float>(dst) + 0.5f) - 0.5f;
-  src = src < 0.f ? 0.f : src;
-  int64_t lower = static_cast<int64_t>(src);
-  lower = lower < in - 1 ? lower : in - 1;
-  const float part = src - static_cast<float>(lower);
-  return {lower, lower + 1 < in ? lower + 1 : in - 1, part < 0.f ? 0.f : part > 1.f ? 1.f : part};
-}
+// The taps of one dimension.
+struct ResizeAxis {
+  int64_t in, out;
+  float ratio;
+  bool nearest;
 
-SWIFTNET_INLINE int64_t nearest_index(int64_t dst, int64_t in, int64_t out) {
-  if (in == out) return dst;
-  const float ratio = static_cast<float>(in) / static_cast<float>(out);
-  const int64_t index = static_cast<int64_t>(static_cast<float>(dst) * ratio);
-  return index < in - 1 ? index : in - 1;
-}
+  ResizeAxis(int64_t in_size, int64_t out_size, bool is_nearest)
+      : in(in_size),
+        out(out_size),
+        ratio(static_cast<float>(in_size) / static_cast<float>(out_size)),
+        nearest(is_nearest) {}
 
-// That of nearest is one index, twice.
-SWIFTNET_INLINE ResizeTap resize_tap(bool nearest, int64_t dst, int64_t in, int64_t out) {
-  if (!nearest) return bilinear_tap(dst, in, out);
-  const int64_t index = nearest_index(dst, in, out);
-  return {index, index, 0.f};
-}
+  // That of nearest is one index, twice.
+  SWIFTNET_INLINE ResizeTap tap(int64_t dst) const {
+    if (in == out) return {dst, dst, 0.f};
+    if (nearest) {
+      const int64_t index = static_cast<int64_t>(static_cast<float>(dst) * ratio);
+      const int64_t inside = index < in - 1 ? index : in - 1;
+      return {inside, inside, 0.f};
+    }
+    float src = ratio * (static_cast<float>(dst) + 0.5f) - 0.5f;
+    src = src < 0.f ? 0.f : src;
+    int64_t lower = static_cast<int64_t>(src);
+    lower = lower < in - 1 ? lower : in - 1;
+    const float part = src - static_cast<float>(lower);
+    return {lower, lower + 1 < in ? lower + 1 : in - 1, part < 0.f ? 0.f : part > 1.f ? 1.f : part};
+  }
+};
 
 // Zero weights are multiplied out, not skipped, so that Inf and NaN spread as in PyTorch.
 SWIFTNET_INLINE Floats interpolate(Floats lower, Floats upper, float weight) {

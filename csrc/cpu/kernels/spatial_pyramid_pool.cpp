@@ -157,7 +157,8 @@ void concatenate(const SpatialPyramidPool& call, const Layout& l, int64_t pixel,
   for (int level = 0; level < call.levels; level++, at += call.level_channels) {
     const Grid grid = call.grids[level];
     const bool one = call.nearest || (grid.rows == x.h && grid.columns == x.w);  // of the four cells counts
-    const ResizeTap v = resize_tap(call.nearest, h, grid.rows, x.h), u = resize_tap(call.nearest, w, grid.columns, x.w);
+    const ResizeTap v = ResizeAxis(grid.rows, x.h, call.nearest).tap(h);
+    const ResizeTap u = ResizeAxis(grid.columns, x.w, call.nearest).tap(w);
     const float *upper = cells + v.lower * grid.columns * l.level_channels,
                 *lower = cells + v.upper * grid.columns * l.level_channels;
     const int64_t left = u.lower * l.level_channels, right = u.upper * l.level_channels;
