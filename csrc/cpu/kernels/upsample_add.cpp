@@ -10,55 +10,56 @@ namespace {
 
 enum class Source { kNone, kPixel, kBilinear };  // what a pixel takes of x
 
+constexpr int64_t kChunk = 512;  // channels of a column that are kept
+static_assert(kChunk % kLanes == 0, "whole vectors");
+
 template <typename T>
 struct Row {
   const T *upper, *lower, *skip;  // of x, and of the output's size
   T* out;
-  float weight;       // of lower
-  const char* ahead;  // the skip connection's next row
+  float weight;  // of lower
 };
 
-// kCount vectors of channels of a row. The columns of x between which it interpolates are resized vertically once, and
-// kept while it stays between them.
-template <typename T, Source kSource, bool kSkip, bool kAffine, int kCount, typename Part>
-SWIFTNET_INLINE void block(const UpsampleAdd& call, Row<T>& row, int64_t c, Part part) {
-  const int64_t channels = call.out.c, width = call.out.w;
-  const ResizeAxis axis(call.x.w, width, call.nearest);
+// A column of x between the two rows.
+template <typename T>
+SWIFTNET_INLINE void resize_column(const Row<T>& row, int64_t at, int64_t channels, float* to) {
+  for_channels(channels, [&](int64_t c, auto part) __attribute__((always_inline)) {
+    store(to + c, interpolate(load(row.upper + at + c, part), load(row.lower + at + c, part), row.weight));
+  });
+}
+
+// `count` channels of a row, from `first` on. The columns of x are resized vertically once, and kept while pixels are
+// between them.
+template <typename T, Source kSource, bool kSkip, bool kAffine>
+void make_chunk(const UpsampleAdd& call, const Row<T>& row, int64_t first, int64_t count) {
+  const int64_t channels = call.out.c;
+  const ResizeAxis axis(call.x.w, call.out.w, call.nearest);
   const Range range = range_of(call.relu ? Activation::kRelu : Activation::kNone);
-  Floats scale[kCount], shift[kCount], left[kCount], right[kCount];
+  const float *scale = kAffine && call.scale ? call.scale + first : nullptr,
+              *shift = kAffine && call.shift ? call.shift + first : nullptr;
+  alignas(64) float columns[2][kChunk];
+  float *left = columns[0], *right = columns[1];
   int64_t column = -2;  // that of left; right is the next one
-  for (int i = 0; i < kCount; i++) {
-    const int64_t at = c + i * kLanes;
-    scale[i] = kAffine && call.scale ? load(call.scale + at, part) : broadcast(1.f);
-    shift[i] = kAffine && call.shift ? load(call.shift + at, part) : Floats{};
-    left[i] = right[i] = Floats{};
-  }
-  const auto resize_column = [&](int64_t w, Floats(&to)[kCount]) __attribute__((always_inline)) {
-    for (int i = 0; i < kCount; i++) {
-      const int64_t at = w * channels + c + i * kLanes;
-      to[i] = interpolate(load(row.upper + at, part), load(row.lower + at, part), row.weight);
-    }
-  };
-  for (int64_t w = 0; w < width; w++) {
+  for (int64_t w = 0; w < call.out.w; w++) {
     const ResizeTap u = kSource == Source::kNone ? ResizeTap{0, 0, 0.f} : axis.tap(w);
     if (kSource == Source::kBilinear && u.lower != column) {
-      if (u.lower == column + 1)
-        for (int i = 0; i < kCount; i++) left[i] = right[i];
-      else
-        resize_column(u.lower, left);
-      resize_column(u.upper, right);
+      float* const old = left;
+      left = right, right = old;
+      if (u.lower != column + 1) resize_column(row, u.lower * channels + first, count, left);
+      resize_column(row, u.upper * channels + first, count, right);
       column = u.lower;
     }
-    for (int i = 0; i < kCount; i++) {
-      const int64_t at = w * channels + c + i * kLanes;
+    const T *pixel = row.upper + u.lower * channels + first, *skip = row.skip + (kSkip ? w * channels + first : 0);
+    T* out = row.out + w * channels + first;
+    for_channels(count, [&](int64_t c, auto part) __attribute__((always_inline)) {
       Floats y = Floats{};
-      if (kSource == Source::kPixel) y = load(row.upper + u.lower * channels + c + i * kLanes, part);
-      if (kSource == Source::kBilinear) y = interpolate(left[i], right[i], u.weight);
-      if (kSkip) y = kSource == Source::kNone ? load(row.skip + at, part) : y + load(row.skip + at, part);
-      if (kAffine) y = scale[i] * y + shift[i];
-      store(row.out + at, clamp(y, range), part);
-    }
-    if (kSkip) ask_for<kCount * kLanes * sizeof(T)>(row.ahead);
+      if (kSource == Source::kPixel) y = load(pixel + c, part);
+      if (kSource == Source::kBilinear) y = interpolate(load(left + c), load(right + c), u.weight);
+      if (kSkip) y = kSource == Source::kNone ? load(skip + c, part) : y + load(skip + c, part);
+      if (kAffine && scale) y *= load(scale + c, part);
+      if (kAffine && shift) y += load(shift + c, part);
+      store(out + c, clamp(y, range), part);
+    });
   }
 }
 
@@ -66,7 +67,7 @@ SWIFTNET_INLINE void block(const UpsampleAdd& call, Row<T>& row, int64_t c, Part
 template <typename T, Source kSource, bool kSkip, bool kAffine>
 void make_row(const UpsampleAdd& call, int64_t n, int64_t h) {
   const Map &x = call.x, &out = call.out;
-  const int64_t channels = out.c, pitch = out.w * channels, begin = (n * out.h + h) * pitch;
+  const int64_t channels = out.c, begin = (n * out.h + h) * out.w * channels;
   Row<T> row{};
   if (kSource != Source::kNone) {
     const ResizeTap v = ResizeAxis(x.h, out.h, call.nearest).tap(h);
@@ -76,12 +77,9 @@ void make_row(const UpsampleAdd& call, int64_t n, int64_t h) {
     row.weight = v.weight;
   }
   if (kSkip) row.skip = static_cast<const T*>(call.skip.data) + begin;
-  row.ahead = reinterpret_cast<const char*>(row.skip + (kSkip && begin + pitch < out.n * out.h * pitch ? pitch : 0));
   row.out = static_cast<T*>(out.data) + begin;
-  int64_t c = 0;
-  for (; c + 4 * kLanes <= channels; c += 4 * kLanes) block<T, kSource, kSkip, kAffine, 4>(call, row, c, Whole{});
-  for (; c + kLanes <= channels; c += kLanes) block<T, kSource, kSkip, kAffine, 1>(call, row, c, Whole{});
-  if (c < channels) block<T, kSource, kSkip, kAffine, 1>(call, row, c, Rest{static_cast<int>(channels - c)});
+  for (int64_t c = 0; c < channels; c += kChunk)
+    make_chunk<T, kSource, kSkip, kAffine>(call, row, c, channels - c < kChunk ? channels - c : kChunk);
 }
 
 template <typename T, Source kSource, bool kSkip, bool kAffine>
