@@ -39,15 +39,15 @@ void make_chunk(const UpsampleAdd& call, const Row<T>& row, int64_t first, int64
               *shift = kAffine && call.shift ? call.shift + first : nullptr;
   alignas(64) float columns[2][kChunk];
   float *left = columns[0], *right = columns[1];
-  int64_t column = -2;  // that of left; right is the next one
+  int64_t left_column = -1, right_column = -1;
   for (int64_t w = 0; w < call.out.w; w++) {
     const ResizeTap u = kSource == Source::kNone ? ResizeTap{0, 0, 0.f} : axis.tap(w);
-    if (kSource == Source::kBilinear && u.lower != column) {
+    if (kSource == Source::kBilinear && (u.lower != left_column || u.upper != right_column)) {
       float* const old = left;
       left = right, right = old;
-      if (u.lower != column + 1) resize_column(row, u.lower * channels + first, count, left);
+      if (u.lower != right_column) resize_column(row, u.lower * channels + first, count, left);
       resize_column(row, u.upper * channels + first, count, right);
-      column = u.lower;
+      left_column = u.lower, right_column = u.upper;
     }
     const T *pixel = row.upper + u.lower * channels + first, *skip = row.skip + (kSkip ? w * channels + first : 0);
     T* out = row.out + w * channels + first;
