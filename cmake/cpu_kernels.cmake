@@ -9,7 +9,8 @@ set(cpu_kernels
     csrc/cpu/kernels/max_pool3x3.cpp
     csrc/cpu/kernels/spatial_pyramid_pool.cpp
     csrc/cpu/kernels/table.cpp
-    csrc/cpu/kernels/upsample_add.cpp)
+    csrc/cpu/kernels/upsample_add.cpp
+    csrc/cpu/kernels/winograd.cpp)
 set(cpu_sources
     csrc/cpu/bindings.cpp
     csrc/cpu/conv2d.cpp
@@ -35,18 +36,24 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   endforeach()
 endif()
 list(APPEND cpu_levels portable)
+if(SWIFTNET_EMULATION)  # the AMX level's convolutions, with the tiles in plain C++
+  list(APPEND cpu_levels tiles_emulated)
+  set(level_flags_tiles_emulated -DSWIFTNET_TILES_EMULATED)
+endif()
 list(TRANSFORM cpu_levels REPLACE "(.+)" "X(\\1)" OUTPUT_VARIABLE for_each_cpu_level)
 string(REPLACE ";" " " for_each_cpu_level "${for_each_cpu_level}")
 
+# Adds them to a module; further arguments are compile options.
 function(swiftnet_add_cpu_kernels target)
   foreach(level ${cpu_levels})
     add_library(cpu_${level} OBJECT ${cpu_kernels})
     set_target_properties(cpu_${level} PROPERTIES CXX_STANDARD 14)
     target_include_directories(cpu_${level} PRIVATE csrc)
     target_compile_definitions(cpu_${level} PRIVATE SWIFTNET_CPU_LEVEL=${level} SWIFTNET_CPU_LEVEL_NAME="${level}")
-    target_compile_options(cpu_${level} PRIVATE -O3 -Wall -Wextra -Wno-psabi ${level_flags_${level}})
+    target_compile_options(cpu_${level} PRIVATE -O3 -Wall -Wextra -Wno-psabi ${level_flags_${level}} ${ARGN})
     target_sources(${target} PRIVATE $<TARGET_OBJECTS:cpu_${level}>)
   endforeach()
   target_sources(${target} PRIVATE ${cpu_sources})
+  target_compile_definitions(${target} PRIVATE SWIFTNET_WITH_CPU_KERNELS)
   target_link_libraries(${target} PRIVATE ${CMAKE_DL_LIBS})
 endfunction()

@@ -40,3 +40,8 @@ target_compile_definitions(_C_emulated PRIVATE SWIFTNET_EMULATED SWIFTNET_MODULE
 target_compile_options(_C_emulated PRIVATE -mf16c -O2 -Wall -Wextra -fno-strict-aliasing)
 target_include_directories(_C_emulated PRIVATE csrc "${CMAKE_BINARY_DIR}/generated")
 target_link_options(_C_emulated PRIVATE ${link_options})
+if(SWIFTNET_EMULATION_CHECK STREQUAL "none")
+  swiftnet_add_cpu_kernels(_C_emulated)
+elseif(SWIFTNET_EMULATION_CHECK STREQUAL "sanitize")
+  swiftnet_add_cpu_kernels(_C_emulated ${device_options})
+endif()

@@ -1,5 +1,5 @@
-// The Python module. It takes torch tensors by their attributes (torch_tensor.h), so it neither needs nor links PyTorch,
-// and one binary works with every version of it.
+// The Python module. It takes torch tensors by their attributes (torch_tensor.h), so it neither needs nor links
+// PyTorch, and one binary works with every version of it.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -11,7 +11,8 @@
 #include "torch_tensor.h"
 #ifdef SWIFTNET_EMULATED
 #include "emulation/bindings.h"
-#else
+#endif
+#ifdef SWIFTNET_WITH_CPU_KERNELS
 #include "cpu/bindings.h"
 #endif
 
@@ -145,7 +146,8 @@ PYBIND11_MODULE(SWIFTNET_MODULE_NAME, m) {
   define_operators(m);
 #ifdef SWIFTNET_EMULATED
   define_emulation(m);
-#else
+#endif
+#ifdef SWIFTNET_WITH_CPU_KERNELS
   define_cpu(m);
 #endif
   m.def(

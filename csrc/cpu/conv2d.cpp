@@ -17,8 +17,10 @@ Conv2d call_of(const TensorView& x, const TensorView& out, const TensorView& tap
   call.tap = map_of("tap", tap, x.dtype);
   check(call.out.data || call.tap.data || out.numel() == 0, "out, tap: expected at least one of them");
   call.kernel = convolution.kernel, call.stride = convolution.stride, call.padding = convolution.padding;
+  check(call.kernel <= kMaxKernel, "kernel: expected at most " + std::to_string(kMaxKernel));
   check(call.kernel > 0 && call.stride > 0 && call.padding >= 0 && call.padding < call.kernel,
         "kernel, stride, padding: expected positive ones, and less padding than kernel");
+  check(!call.bf16 || call.x.c % 2 == 0, "x: expected an even number of channels in bfloat16");
   call.winograd = convolution.winograd;
   check(!call.winograd || (call.kernel == 3 && call.stride == 1 && call.padding == 1),
         "winograd: expected kernel 3, stride 1 and padding 1");

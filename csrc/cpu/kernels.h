@@ -13,6 +13,8 @@ struct Map {
   int64_t n = 0, h = 0, w = 0, c = 0;
 };
 
+constexpr int kMaxKernel = 7;
+
 enum class Activation { kNone, kRelu, kRelu6 };
 
 // y = convolution(x) + bias + residual + resize(up); out = activation(y), and tap = [relu](tap_scale·y + tap_shift).

@@ -41,7 +41,7 @@ bool runs_here(const std::string& level) {
     return avx512 && bf16 && amx && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
   }
 #endif
-  return level == "portable";
+  return level == "portable" || level == "tiles_emulated";
 }
 
 std::vector<const Kernels*> find_tables() {

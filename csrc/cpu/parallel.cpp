@@ -31,8 +31,8 @@ int consider(dl_phdr_info* info, size_t, void* found) {
   return 0;
 }
 
-// Found among what is loaded rather than linked: PyTorch's wheels bring their own under names of their own, and a second
-// one would have a second set of threads.
+// Found among what is loaded rather than linked: PyTorch's wheels bring their own under names of their own, and a
+// second one would have a second set of threads.
 Pool find_pool() {
   Pool pool;
   dl_iterate_phdr(consider, &pool.file);

@@ -5,8 +5,8 @@
 namespace swiftnet {
 namespace cpu {
 
-// body(context, begin, end) over [0, count) in up to `threads` contiguous parts of about equal size. The threads are those
-// of the OpenMP run time that PyTorch has loaded; where there is none, the caller does all.
+// body(context, begin, end) over [0, count) in up to `threads` contiguous parts of about equal size. The threads are
+// those of the OpenMP run time that PyTorch has loaded; where there is none, the caller does all.
 void parallel_for(int threads, int64_t count, void (*body)(const void* context, int64_t begin, int64_t end),
                   const void* context);
 

@@ -74,6 +74,14 @@ SWIFTNET_INLINE float to_float(bfloat16 value) {
   return result;
 }
 
+SWIFTNET_INLINE void put(float* p, float value) { *p = value; }
+SWIFTNET_INLINE void put(bfloat16* p, float value) {  // rounds to nearest, ties to even
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  bits = value == value ? bits + 0x7fffu + (bits >> 16 & 1u) : bits | 0x400000u;
+  p->bits = static_cast<uint16_t>(bits >> 16);
+}
+
 // The first `count` of a vector, 0 < count < kLanes; the rest is 0, and not read.
 template <typename T>
 SWIFTNET_INLINE Floats load_some(const T* p, int count) {

@@ -1,15 +1,83 @@
+// Convolutions of any kernel and stride: chunks of pixels, for each all outputs, by vectors or tiles. 3×3s by
+// Winograd's algorithm are in winograd.cpp.
+#include "cpu/kernels/conv2d_tiles.h"
+#include "cpu/kernels/conv2d_vectors.h"
 #include "cpu/kernels/level.h"
+#include "cpu/kernels/winograd.h"
 #include "cpu/parallel.h"
-#include "cpu/simd.h"
 
 namespace swiftnet {
 namespace cpu {
 namespace SWIFTNET_CPU_LEVEL {
+namespace {
 
-int64_t packed_bytes(bool, bool, int64_t, int64_t, int) { return 0; }
-void pack_conv2d(bool, bool, const float*, int64_t, int64_t, int, void*) {}
-int64_t conv2d_workspace(const Conv2d&) { return 0; }
-void conv2d(const Conv2d&) {}
+template <typename T>
+struct Direct : ByVectors<T> {
+  using ByVectors<T>::ByVectors;
+};
+#ifdef SWIFTNET_TILES
+template <>
+struct Direct<bfloat16> : ByTiles {
+  using ByTiles::ByTiles;
+};
+#endif
+
+template <typename T>
+int64_t workspace_of_thread(const Conv2d& call) {
+  return (Direct<T>::copies_bytes(call) + 63) / 64 * 64;
+}
+
+template <typename T>
+void direct(const Conv2d& call) {
+  const Epilogue<T> epilogue(call);
+  const Windows<T> windows(call, epilogue);
+  const Direct<T> convolution(call, epilogue, windows);
+  const int64_t chunks = windows.chunks(), parts = call.threads < chunks ? call.threads : chunks;
+  parallel_for(call.threads, parts, [&](int64_t first, int64_t last) {
+    Chunk<T> chunk;
+    for (int64_t part = first; part < last; part++) {
+      T* copies = reinterpret_cast<T*>(static_cast<char*>(call.workspace) + part * workspace_of_thread<T>(call));
+      for (int64_t i = part * chunks / parts; i < (part + 1) * chunks / parts; i++) {
+        windows.fill(i, chunk);
+        convolution(chunk, copies);
+      }
+    }
+  });
+}
+
+}  // namespace
+
+int64_t packed_bytes(bool bf16, bool winograd, int64_t outputs, int64_t channels, int kernel) {
+  if (winograd) return winograd_packed_bytes(outputs, channels);
+  return bf16 ? Direct<bfloat16>::packed_bytes(outputs, channels, kernel)
+              : Direct<float>::packed_bytes(outputs, channels, kernel);
+}
+
+void pack_conv2d(bool bf16, bool winograd, const float* weight, int64_t outputs, int64_t channels, int kernel,
+                 void* packed) {
+  if (winograd) {
+    pack_winograd(weight, outputs, channels, packed);
+  } else if (bf16) {
+    Direct<bfloat16>::pack(weight, outputs, channels, kernel, packed);
+  } else {
+    Direct<float>::pack(weight, outputs, channels, kernel, packed);
+  }
+}
+
+int64_t conv2d_workspace(const Conv2d& call) {
+  if (call.winograd) return winograd_workspace(call);
+  return call.threads * (call.bf16 ? workspace_of_thread<bfloat16>(call) : workspace_of_thread<float>(call));
+}
+
+void conv2d(const Conv2d& call) {
+  if (call.winograd) {
+    winograd(call);
+  } else if (call.bf16) {
+    direct<bfloat16>(call);
+  } else {
+    direct<float>(call);
+  }
+}
 
 }  // namespace SWIFTNET_CPU_LEVEL
 }  // namespace cpu

@@ -1,0 +1,95 @@
+// Convolutions by multiplying vectors: blocks of outputs for a few pixels at once.
+//
+//   packed weight [block of outputs][row of the kernel][kernel·C][outputs]
+#pragma once
+#include "cpu/kernels/gemm.h"
+#include "cpu/kernels/windows.h"
+
+namespace swiftnet {
+namespace cpu {
+namespace SWIFTNET_CPU_LEVEL {
+namespace {
+
+template <typename T>
+class ByVectors {
+ public:
+  using Type = typename Packed<T>::Type;
+
+  static int64_t packed_bytes(int64_t outputs, int64_t channels, int kernel) {
+    return padded_to_lanes(outputs) * channels * kernel * kernel * sizeof(Type);
+  }
+
+  static void pack(const float* weight, int64_t outputs, int64_t channels, int kernel, void* packed) {
+    pack_blocks<Type, Packed<T>::kPair>(
+        outputs, kernel * kernel * channels,
+        [=](int64_t output, int64_t k) {
+          return weight[(output * channels + k % channels) * kernel * kernel + k / channels];
+        },
+        static_cast<Type*>(packed));
+  }
+
+  // For a thread: the rows over the border of the pixels made at once.
+  static int64_t copies_bytes(const Conv2d& call) {
+    constexpr int kMost = kPixels > kPixelsOfNarrow ? kPixels : kPixelsOfNarrow;
+    return kMost * call.kernel * call.kernel * call.x.c * sizeof(T);
+  }
+
+  ByVectors(const Conv2d& call, const Epilogue<T>& epilogue, const Windows<T>& windows)
+      : call_(call), epilogue_(epilogue), windows_(windows), depth_(call.kernel * call.x.c) {}
+
+  void operator()(const Chunk<T>& chunk, T* copies) const {
+    const Type* packed = static_cast<const Type*>(call_.packed);
+    for (int64_t first = 0; first < epilogue_.outputs(); first += kBlock) {
+      const int64_t outputs = epilogue_.outputs() - first;
+      const int vectors = outputs >= kBlock ? kVectors : static_cast<int>((outputs + kLanes - 1) / kLanes);
+      switch (vectors) {
+        case 1: block<1>(chunk, first, packed, copies); break;
+        case 2: block<2>(chunk, first, packed, copies); break;
+#if defined(__AVX512F__)
+        case 3: block<3>(chunk, first, packed, copies); break;
+        default: block<4>(chunk, first, packed, copies);
+#endif
+      }
+      packed += call_.kernel * depth_ * vectors * kLanes;
+    }
+  }
+
+ private:
+  template <int N>
+  void block(const Chunk<T>& chunk, int64_t first, const Type* packed, T* copies) const {
+    constexpr int M = pixels_at_once(N);
+    for (int p = 0; p < chunk.count; p += M) {
+      const int count = chunk.count - p < M ? chunk.count - p : M;
+      const T* rows[kMaxKernel][M];
+      float sums[M * N * kLanes];
+      for (int row = 0; row < call_.kernel; row++)
+        for (int m = 0; m < M; m++) {
+          const Window& window = chunk.windows[p + (m < count ? m : 0)];
+          rows[row][m] = windows_.row(window, row);
+          if (rows[row][m]) continue;
+          T* copy = copies + (m * call_.kernel + row) * depth_;
+          windows_.copy_row(window, row, copy);
+          rows[row][m] = copy;
+        }
+      multiply<M, N>(rows, packed, call_.kernel, depth_, sums);
+      for (int m = 0; m < count; m++) {
+#pragma GCC unroll 8
+        for (int n = 0; n < N; n++) {
+          const int64_t channel = first + n * kLanes;
+          epilogue_.write(load(sums + (m * N + n) * kLanes), chunk.pixels[p + m], channel,
+                          static_cast<int>(epilogue_.outputs() - channel));
+        }
+      }
+    }
+  }
+
+  const Conv2d call_;
+  const Epilogue<T>& epilogue_;
+  const Windows<T>& windows_;
+  const int64_t depth_;
+};
+
+}  // namespace
+}  // namespace SWIFTNET_CPU_LEVEL
+}  // namespace cpu
+}  // namespace swiftnet

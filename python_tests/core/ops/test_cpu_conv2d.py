@@ -1,0 +1,243 @@
+"""The native convolutions against float64, at every instruction set that this CPU runs, and AMX's in plain C++."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from swiftnet_ext import _native
+
+# (batch, channels, outputs, height, width, kernel, stride): tails of channels, outputs, pixels and tiles; 1×1 maps; rows
+# over the border on all sides
+SHAPES = [
+    (1, 4, 64, 37, 41, 7, 2),
+    (2, 64, 64, 9, 13, 3, 1),
+    (1, 64, 128, 20, 23, 3, 2),
+    (1, 32, 19, 5, 7, 1, 1),
+    (1, 16, 96, 33, 17, 1, 1),
+    (2, 6, 130, 4, 4, 3, 1),
+    (1, 128, 40, 1, 1, 3, 1),
+    (1, 24, 42, 11, 8, 1, 2),
+    (1, 64, 48, 6, 64, 3, 1),
+    (1, 32, 33, 40, 50, 3, 2),
+]
+DTYPES = [torch.float32, torch.bfloat16]
+EPSILON = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}  # of rounding once, relative
+
+
+def modules():
+    """(module, level) of all that there are; the emulated module is a development build."""
+    found = []
+    for module, _ in (_native.native(), _native.emulated()):
+        if hasattr(module, "cpu"):
+            known = [level for _, level in found]
+            found += [(module.cpu, level) for level in module.cpu.levels() if level not in known]
+    return found
+
+
+MODULES = modules()
+
+
+@pytest.fixture(params=MODULES, ids=[level for _, level in MODULES])
+def cpu(request):
+    module, level = request.param
+    module.use_level(level)
+    yield module
+    module.use_level(module.levels()[0])
+
+
+def test_all_levels_are_covered():
+    levels = [level for _, level in MODULES]
+    assert "portable" in levels and "tiles_emulated" in levels
+
+
+def aligned(count):
+    memory = torch.empty(count + 64, dtype=torch.uint8)
+    start = -memory.data_ptr() % 64
+    return memory[start : start + count]
+
+
+def random_map(generator, *shape, dtype):
+    return torch.randn(*shape, generator=generator).to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+class Call:
+    """One convolution, its inputs random, its outputs poisoned."""
+
+    def __init__(self, shape, dtype, winograd, float_out=False):
+        batch, channels, outputs, height, width, self.kernel, self.stride = shape
+        generator = torch.Generator().manual_seed(sum(shape))
+        self.winograd, self.dtype, self.padding = winograd, dtype, self.kernel // 2
+        size = [(n + 2 * self.padding - self.kernel) // self.stride + 1 for n in (height, width)]
+        self.x = random_map(generator, batch, channels, height, width, dtype=dtype)
+        self.weight = torch.randn(outputs, channels, self.kernel, self.kernel, generator=generator)
+        self.weight /= (channels * self.kernel**2) ** 0.5
+        self.bias, self.tap_scale, self.tap_shift = torch.randn(3, outputs, generator=generator).unbind()
+        self.residual = random_map(generator, batch, outputs, *size, dtype=dtype)
+        self.up = random_map(generator, batch, outputs, max(1, size[0] // 2), max(1, size[1] // 3), dtype=dtype)
+        self.out_dtype = torch.float32 if float_out else dtype
+
+    def run(self, cpu, activation="none", bias=False, residual=False, up=None, out=True, tap=False, threads=2):
+        name = str(self.dtype).replace("torch.", "")
+        outputs, channels = self.weight.shape[:2]
+        packed = aligned(cpu.packed_bytes(name, self.winograd, outputs, channels, self.kernel))
+        cpu.pack_conv2d(self.weight, name, self.winograd, packed)
+        y = torch.empty_like(self.residual, dtype=self.out_dtype).fill_(float("nan"))
+        of_tap = torch.empty_like(self.residual).fill_(float("nan")) if tap else None
+        convolution = self.kernel, self.stride, self.padding, self.winograd
+        workspace = aligned(cpu.conv2d_workspace(self.x, y, *convolution, threads)).fill_(255)  # NaNs
+        cpu.conv2d(
+            self.x,
+            packed,
+            *convolution,
+            activation,
+            self.bias if bias else None,
+            self.residual if residual else None,
+            self.up if up else None,
+            up == "nearest",
+            y if out else None,
+            of_tap,
+            self.tap_scale if tap else None,
+            self.tap_shift if tap else None,
+            tap == "relu",
+            workspace,
+            threads,
+        )
+        return y, of_tap
+
+    def expected(self, activation="none", bias=False, residual=False, up=None, tap=False):
+        x, weight = self.x.double(), self.weight.double()
+        y = F.conv2d(x, weight, self.bias.double() if bias else None, self.stride, self.padding)
+        if residual:
+            y = y + self.residual.double()
+        if up:
+            how = dict(mode="nearest") if up == "nearest" else dict(mode="bilinear", align_corners=False)
+            y = y + F.interpolate(self.up.double(), size=y.shape[2:], **how)
+        of_tap = y * self.tap_scale.double().view(1, -1, 1, 1) + self.tap_shift.double().view(1, -1, 1, 1)
+        out = {"none": y, "relu": y.relu(), "relu6": y.clamp(0, 6)}[activation]
+        return out, of_tap.relu() if tap == "relu" else of_tap
+
+    def bound(self, dtype):
+        """Of the error before the result is rounded, for each output; and of that rounding, relative to the result.
+
+        The roundings of a sum of n products a·b are independent of each other: together about √n·√Σ(a·b)² units, of
+        which six times as much is allowed. Winograd's algorithm enlarges them (amplification). Products of bfloat16 are
+        exact in fp32, but the weight is rounded to bfloat16 before: √Σ(a·b)² of its units, four times that at most.
+        What is added to the sum is rounded as often as there are additions.
+        """
+        x, weight = self.x.double() ** 2, self.weight.double() ** 2
+        root = F.conv2d(x, weight, None, self.stride, self.padding).sqrt()
+        of_sum = 6 * self.weight[0].numel() ** 0.5 * EPSILON[torch.float32] * root
+        if self.winograd:
+            of_sum = of_sum * amplification()
+        elif self.dtype is torch.bfloat16:
+            of_sum = of_sum + 4 * EPSILON[torch.bfloat16] * root
+        added = self.bias.double().abs().view(1, -1, 1, 1) + self.residual.double().abs() + self.up.double().abs().max()
+        return of_sum + 8 * EPSILON[torch.float32] * added, EPSILON[dtype]
+
+
+def amplification():
+    """By how much F(4×4, 3×3) enlarges rounding errors of random data, root mean square: per dimension, for output o,
+    √(Σ over points i of A[i, o]²·|B[i]|²·|G[i]|² / 3); its matrices are made from the points."""
+    points = [0, 0.75, -0.75, 1.5, -1.5]
+    a = torch.tensor([[p**o for p in points] + [float(o == 3)] for o in range(4)], dtype=torch.float64)
+    b, g = [], []
+    for p in points:
+        others = [q for q in points if q != p]
+        b.append(polynomial(others))
+        scale = polynomial_at(others, p)
+        g.append([1 / scale, p / scale, p * p / scale])
+    b, g = b + [polynomial(points)], g + [[0, 0, 1]]
+    norms = [sum(v * v for v in b_i) * sum(v * v for v in g_i) for b_i, g_i in zip(b, g)]
+    return (a**2 @ torch.tensor(norms, dtype=torch.float64)).max().item() / 3
+
+
+def polynomial(roots):
+    """The coefficients of Π (x - root), the lowest power first."""
+    coefficients = [1.0]
+    for root in roots:
+        shifted, scaled = [0.0] + coefficients, [root * c for c in coefficients] + [0.0]
+        coefficients = [s - c for s, c in zip(shifted, scaled)]
+    return coefficients
+
+
+def polynomial_at(roots, x):
+    product = 1.0
+    for root in roots:
+        product *= x - root
+    return product
+
+
+def check(call, cpu, **options):
+    expected, expected_tap = call.expected(**{k: v for k, v in options.items() if k not in ("out", "threads")})
+    y, tap = call.run(cpu, **options)
+    of_sum, of_result = call.bound(call.out_dtype)
+    if options.get("out", True):
+        assert ((y.double() - expected).abs() <= of_sum + 1.01 * of_result * expected.abs()).all()
+    if tap is not None:
+        scale = call.tap_scale.double().abs().view(1, -1, 1, 1)
+        bound = scale * of_sum + 1.01 * EPSILON[call.dtype] * expected_tap.abs()
+        assert ((tap.double() - expected_tap).abs() <= bound).all()
+    return y, tap
+
+
+OPTIONS = [
+    dict(),
+    dict(bias=True, residual=True, activation="relu", tap="relu"),
+    dict(bias=True, up="bilinear", activation="relu6"),
+    dict(up="nearest", tap="linear"),
+    dict(residual=True, out=False, tap="relu"),
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=["plain", "residual", "up", "nearest", "tap alone"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_against_float64(cpu, shape, options):
+    for dtype, winograd in itertools.product(DTYPES, [False, True]):
+        if not winograd or shape[5:] == (3, 1):
+            check(Call(shape, dtype, winograd), cpu, **options)
+
+
+def test_float_result_of_bfloat16(cpu):
+    y, _ = check(Call((1, 32, 19, 5, 7, 1, 1), torch.bfloat16, False, float_out=True), cpu, bias=True)
+    assert y.dtype is torch.float32
+
+
+@pytest.mark.parametrize("winograd", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_threads_do_not_change_a_bit(cpu, dtype, winograd):
+    call = Call((2, 64, 64, 33, 30, 3, 1), dtype, winograd)
+    options = dict(bias=True, residual=True, tap="relu")
+    y, tap = call.run(cpu, threads=1, **options)
+    for threads in (2, 3, 7):
+        again, tap_again = call.run(cpu, threads=threads, **options)
+        assert torch.equal(y, again) and torch.equal(tap, tap_again)
+
+
+@pytest.mark.parametrize("winograd", [False, True])
+def test_nan_and_relu(cpu, winograd):
+    """NaN passes a ReLU, and reaches the windows that see it."""
+    call = Call((1, 8, 16, 12, 12, 3, 1), torch.float32, winograd)
+    call.x[0, 0, 6, 6] = float("nan")
+    y, _ = call.run(cpu, activation="relu")
+    assert y[0, :, 5:8, 5:8].isnan().all()
+    assert not y[0, :, :3, :3].isnan().any()
+
+
+def test_misuse(cpu):
+    call = Call((1, 6, 16, 5, 5, 3, 1), torch.float32, False)
+    name, packed = "float32", aligned(1 << 16)
+    with pytest.raises(ValueError, match="packed: expected at least"):
+        cpu.pack_conv2d(call.weight, name, False, packed[:64])
+    with pytest.raises(ValueError, match="channels_last"):
+        cpu.conv2d_workspace(call.x.contiguous(), call.residual, 3, 1, 1, False, 1)
+    with pytest.raises(ValueError, match="out: expected shape"):
+        cpu.conv2d_workspace(call.x, call.residual, 3, 2, 1, False, 1)
+    with pytest.raises(ValueError, match="winograd: expected kernel 3, stride 1"):
+        cpu.conv2d_workspace(call.x, random_map(torch.Generator(), 1, 16, 3, 3, dtype=torch.float32), 3, 2, 1, True, 1)
+    odd = Call((1, 5, 16, 5, 5, 3, 1), torch.bfloat16, False)
+    with pytest.raises(ValueError, match="even number of channels"):
+        cpu.conv2d_workspace(odd.x, odd.residual, 3, 1, 1, False, 1)
+    with pytest.raises(ValueError, match="level: expected one of"):
+        cpu.use_level("sse9")
