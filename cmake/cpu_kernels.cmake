@@ -7,6 +7,7 @@ set(cpu_kernels
     csrc/cpu/kernels/depthwise3x3.cpp
     csrc/cpu/kernels/image_to_map.cpp
     csrc/cpu/kernels/max_pool3x3.cpp
+    csrc/cpu/kernels/multiscale_mean.cpp
     csrc/cpu/kernels/spatial_pyramid_pool.cpp
     csrc/cpu/kernels/table.cpp
     csrc/cpu/kernels/upsample_add.cpp
@@ -16,6 +17,7 @@ set(cpu_sources
     csrc/cpu/conv2d.cpp
     csrc/cpu/levels.cpp
     csrc/cpu/maps.cpp
+    csrc/cpu/multiscale_mean.cpp
     csrc/cpu/parallel.cpp
     csrc/cpu/spatial_pyramid_pool.cpp)
 

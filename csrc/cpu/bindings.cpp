@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <string>
+#include <vector>
 
 #include "cpu/levels.h"
 #include "cpu/ops.h"
@@ -96,4 +97,10 @@ void define_cpu(py::module_& module) {
         });
   define_maps(m);
   define_pyramid_pool(m);
+  m.def("multiscale_mean_workspace", &multiscale_mean_workspace);
+  m.def("multiscale_mean", [](const std::vector<TensorView>& logits, const std::string& order, const TensorView& out,
+                              const TensorView& workspace, int threads) {
+    const py::gil_scoped_release unlocked;
+    multiscale_mean(logits, order, out, workspace, threads);
+  });
 }

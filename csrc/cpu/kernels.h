@@ -88,6 +88,30 @@ struct SpatialPyramidPool {
   int threads;
 };
 
+// Logits [n, classes, h, w], dense channels_last or contiguous.
+struct LogitMap {
+  const void* data;
+  int64_t h, w;
+  bool channels_last;
+};
+
+// The mean over maps of the class probabilities, resized bilinearly to [n, classes, h, w], or its labels [n, h, w].
+struct MultiscaleMean {
+  enum class Order { kSoftmaxThenResize, kResizeThenSoftmax, kResizeOnly };  // the last for one map's labels
+  enum class Out { kLabels, kFloat, kBFloat16 };
+
+  bool bf16;  // the maps
+  const LogitMap* maps;
+  int count;
+  Order order;
+  int64_t n, classes, h, w;
+  Out out_type;
+  void* out;
+  bool out_channels_last;
+  void* workspace;  // multiscale_mean_workspace bytes, aligned to 64
+  int threads;
+};
+
 struct Kernels {
   const char* level;
   // of a weight [outputs, channels, kernel, kernel], in bytes
@@ -102,6 +126,8 @@ struct Kernels {
   void (*upsample_add)(const UpsampleAdd& call);
   int64_t (*spatial_pyramid_pool_workspace)(const SpatialPyramidPool& call);  // in bytes
   void (*spatial_pyramid_pool)(const SpatialPyramidPool& call);
+  int64_t (*multiscale_mean_workspace)(const MultiscaleMean& call);  // in bytes
+  void (*multiscale_mean)(const MultiscaleMean& call);
 };
 
 // The kernels in use: the best that this CPU runs, or what use_level chose.

@@ -59,5 +59,13 @@ struct PyramidPool {
 int64_t spatial_pyramid_pool_workspace(const PyramidPool& pool);
 void spatial_pyramid_pool(const PyramidPool& pool, const TensorView& workspace);
 
+// The mean over maps of the class probabilities at one size: `out` [N, classes, H, W] in float or bfloat16 takes the
+// mean, an `out` [N, H, W] of uint8 the labels. The maps and `out` may be contiguous too. `order` is
+// softmax_then_resize or resize_then_softmax; `workspace` holds multiscale_mean_workspace() bytes.
+int64_t multiscale_mean_workspace(const std::vector<TensorView>& logits, const std::string& order,
+                                  const TensorView& out, int threads);
+void multiscale_mean(const std::vector<TensorView>& logits, const std::string& order, const TensorView& out,
+                     const TensorView& workspace, int threads);
+
 }  // namespace cpu
 }  // namespace swiftnet

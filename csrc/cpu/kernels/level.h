@@ -17,6 +17,8 @@ void depthwise3x3(const Depthwise3x3& call);
 void upsample_add(const UpsampleAdd& call);
 int64_t spatial_pyramid_pool_workspace(const SpatialPyramidPool& call);
 void spatial_pyramid_pool(const SpatialPyramidPool& call);
+int64_t multiscale_mean_workspace(const MultiscaleMean& call);
+void multiscale_mean(const MultiscaleMean& call);
 
 }  // namespace SWIFTNET_CPU_LEVEL
 }  // namespace cpu

@@ -18,6 +18,8 @@ const Kernels table = {
     upsample_add,
     spatial_pyramid_pool_workspace,
     spatial_pyramid_pool,
+    multiscale_mean_workspace,
+    multiscale_mean,
 };
 
 }  // namespace SWIFTNET_CPU_LEVEL
