@@ -30,6 +30,7 @@ from .engine.export import export_onnx
 from .engine.predict import median_seconds
 from .engine.predict import predict as run_prediction
 from .engine.provenance import provenance
+from .engine.shards import Finished, Worker, settings_key
 from .files import replacing
 from .models.checkpoint import SHIPPED, CheckpointError, inspect_checkpoint
 from .nn.multi_scale import SUPPLEMENT_FACTORS, Ensemble
@@ -96,6 +97,13 @@ def _load(
         raise UserError(f"--device {name}: {error}")
 
 
+def _worker() -> Worker:
+    try:
+        return Worker.of_environment()
+    except ValueError as error:
+        raise UserError(str(error))
+
+
 def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -154,23 +162,35 @@ def predict(
     factors: Optional[str] = FACTORS,
     order: str = ORDER,
     flip: bool = FLIP,
+    resume: bool = typer.Option(
+        False, "--resume", help="Leave what an interrupted run with the same settings has finished."
+    ),
 ) -> None:
     """Segment pictures: writes STEM_labels.png (class numbers), STEM_overlay.png and legend.png.
 
     Pictures of equal stems get their folders' names in front. A picture that can't be read is reported, the rest is
-    still done, and the exit status is 1.
+    still done, and the exit status is 1. Under torchrun each process does its share, on a GPU of its own where there
+    are several; processes that torchrun starts again go on where they were.
     """
+    worker = _worker()
     sources = find_images(images)
     _make_folder(out)
-    model = _load(weights, device, backend, _factors(multi_scale, factors), order, flip)
-    outcomes = list(_track(run_prediction(model, sources, out), len(sources), "segmenting"))
+    if device is None and torch.cuda.is_available():
+        device = f"cuda:{worker.local_rank % torch.cuda.device_count()}"
+    scales = _factors(multi_scale, factors)
+    model = _load(weights, device, backend, scales, order, flip)
+    finished = Finished(out, settings_key(model, [scales, order, flip]))
+    share = range(worker.rank, len(sources), worker.world)
+    predicted = run_prediction(model, sources, out, worker, finished, resume or worker.restarted)
+    outcomes = list(_track(predicted, len(share), "segmenting"))
     failed = [o for o in outcomes if o.error is not None]
     for outcome in failed:
         typer.echo(f"left out: {outcome.error}", err=True)
     done = len(outcomes) - len(failed)
     seconds = median_seconds(outcomes)
     timing = "" if seconds is None else f"; {1000 * seconds:.1f} ms a frame (median, uint8 image to labels)"
-    typer.echo(f"{done} of {len(outcomes)} pictures segmented into {out}{timing}")
+    before = f", {len(share) - len(outcomes)} finished before" if len(outcomes) < len(share) else ""
+    typer.echo(f"{done} of {len(outcomes)} pictures segmented into {out}{timing}{before}")
     if failed:
         raise typer.Exit(1)
 

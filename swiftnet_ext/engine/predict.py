@@ -11,7 +11,9 @@ import torch
 
 from ..data.classes import classes_for, legend, overlay
 from ..data.images import ImageError, read_image, write_image
+from .shards import Finished, Worker
 
+ALONE = Worker(rank=0, world=1, local_rank=0, restarted=False)
 WARM_UP_CALLS = 3  # a network's first calls make plans and buffers: they are not timed
 
 
@@ -41,18 +43,29 @@ def output_stems(sources: Sequence[Path]) -> List[str]:
     return stems
 
 
-def predict(model: Any, sources: Sequence[Path], out: Path) -> Iterator[Outcome]:
+def predict(
+    model: Any,
+    sources: Sequence[Path],
+    out: Path,
+    worker: Worker = ALONE,
+    finished: Optional[Finished] = None,
+    resume: bool = False,
+) -> Iterator[Outcome]:
     """Writes `<stem>_labels.png` (class numbers), `<stem>_overlay.png` and one `legend.png` for pictures, one by one.
 
     A picture that can't be read or doesn't fit the GPU, or results that can't be written, are an outcome with an
-    error; the rest is still done. Pictures of equal stems get their folders' names in front.
+    error; the rest is still done. Pictures of equal stems get their folders' names in front. Of several workers each does
+    its share. What is `finished` is left as it is where `resume`, and no outcome; what becomes finished is added to it.
     """
     out.mkdir(parents=True, exist_ok=True)
     classes = classes_for(model.num_classes, getattr(model, "classes", None))
     write_image(out / "legend.png", legend(classes))
     warm = False
-    for source, stem in zip(sources, output_stems(sources)):
+    for source, stem in list(zip(sources, output_stems(sources)))[worker.rank :: worker.world]:
+        results = [out / f"{stem}_labels.png", out / f"{stem}_overlay.png"]
         try:
+            if resume and finished is not None and finished.holds(source, results):
+                continue
             image = read_image(source)
             for _ in range(0 if warm else WARM_UP_CALLS):
                 model.segment(image)
@@ -60,8 +73,10 @@ def predict(model: Any, sources: Sequence[Path], out: Path) -> Iterator[Outcome]
             start = time.perf_counter()
             labels = model.segment(image)
             seconds = time.perf_counter() - start
-            write_image(out / f"{stem}_labels.png", labels)
-            write_image(out / f"{stem}_overlay.png", overlay(image, labels, classes))
+            write_image(results[0], labels)
+            write_image(results[1], overlay(image, labels, classes))
+            if finished is not None:
+                finished.add(source)
         except (ImageError, OSError) as error:
             yield Outcome(source, 0.0, str(error))
         except torch.cuda.OutOfMemoryError:

@@ -72,7 +72,7 @@ class ByTiles {
     const bfloat16 *a0 = lying(chunk, p, row), *a1 = lying(chunk, p + kTileRows, row);
     if (a0 && a1) return multiply_tiles(tiles, a0, a1, step * sizeof(bfloat16), packed, filled_);
     for (int i = 0; i < kPixelsAtOnce && p + i < chunk.count; i++) {
-      windows_.copy_row(chunk.windows[p + i], row, copies + i * filled_);
+      windows_.copy_row(chunk, p + i, row, copies + i * filled_);
       std::memset(copies + i * filled_ + depth_, 0, (filled_ - depth_) * sizeof(bfloat16));
     }
     multiply_tiles(tiles, copies, copies + kTileRows * filled_, filled_ * sizeof(bfloat16), packed, filled_);
@@ -81,16 +81,17 @@ class ByTiles {
   // This row of 16 windows if they lie in the map one stride apart and fill the tiles' depth, else nullptr.
   const bfloat16* lying(const Chunk<bfloat16>& chunk, int p, int row) const {
     if (depth_ != filled_ || p + kTileRows > chunk.count) return nullptr;
-    const Window &first = chunk.windows[p], &last = chunk.windows[p + kTileRows - 1];
-    if (first.n != last.n || first.top != last.top || !windows_.row(last, row)) return nullptr;
-    return windows_.row(first, row);
+    const int last = p + kTileRows - 1;
+    if (!windows_.single_pixels()) {
+      const Window &from = chunk.windows[p], &to = chunk.windows[last];
+      if (from.n != to.n || from.top != to.top || !windows_.row(chunk, last, row)) return nullptr;
+    }
+    return windows_.row(chunk, p, row);
   }
 
   void write(const Chunk<bfloat16>& chunk, int p, int64_t first, const float* sums) const {
-    const int64_t outputs = epilogue_.outputs() - first < kOutputs ? epilogue_.outputs() - first : kOutputs;
     for (int m = 0; m < kPixelsAtOnce && p + m < chunk.count; m++)
-      for (int64_t n = 0; n < outputs; n += kLanes)
-        epilogue_.write(load(sums + m * kOutputs + n), chunk.pixels[p + m], first + n, static_cast<int>(outputs - n));
+      epilogue_.write<kOutputs / kLanes>(sums + m * kOutputs, chunk.first + p + m, chunk.corners[p + m], first);
   }
 
   const Conv2d call_;

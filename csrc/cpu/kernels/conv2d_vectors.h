@@ -64,22 +64,16 @@ class ByVectors {
       float sums[M * N * kLanes];
       for (int row = 0; row < call_.kernel; row++)
         for (int m = 0; m < M; m++) {
-          const Window& window = chunk.windows[p + (m < count ? m : 0)];
-          rows[row][m] = windows_.row(window, row);
+          const int pixel = p + (m < count ? m : 0);
+          rows[row][m] = windows_.row(chunk, pixel, row);
           if (rows[row][m]) continue;
           T* copy = copies + (m * call_.kernel + row) * depth_;
-          windows_.copy_row(window, row, copy);
+          windows_.copy_row(chunk, pixel, row, copy);
           rows[row][m] = copy;
         }
       multiply<M, N>(rows, packed, call_.kernel, depth_, sums);
-      for (int m = 0; m < count; m++) {
-#pragma GCC unroll 8
-        for (int n = 0; n < N; n++) {
-          const int64_t channel = first + n * kLanes;
-          epilogue_.write(load(sums + (m * N + n) * kLanes), chunk.pixels[p + m], channel,
-                          static_cast<int>(epilogue_.outputs() - channel));
-        }
-      }
+      for (int m = 0; m < count; m++)
+        epilogue_.template write<N>(sums + m * N * kLanes, chunk.first + p + m, chunk.corners[p + m], first);
     }
   }
 

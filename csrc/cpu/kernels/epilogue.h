@@ -25,75 +25,110 @@ SWIFTNET_INLINE Between between(int64_t i, int64_t size, int64_t resized, bool n
   return {low, low < size - 1 ? low + 1 : low, inside - static_cast<float>(low)};
 }
 
-// A pixel of the result, and what is read for it.
+// What is read of `up` for a pixel of the result.
 template <typename T>
-struct Pixel {
-  int64_t offset;  // in elements, of its first channel
-  const T* corners[4];
+struct Corners {
+  const T* values[4];
   float shares[4];
 };
 
 template <typename T>
 class Epilogue {
  public:
-  explicit Epilogue(const Conv2d& call) : call_(call), size_(call.out.data ? call.out : call.tap) {}
+  explicit Epilogue(const Conv2d& call)
+      : call_(call),
+        size_(call.out.data ? call.out : call.tap),
+        plain_(!call.residual.data && !call.up.data && !call.tap.data && !call.float_out) {}
 
   int64_t outputs() const { return size_.c; }
+  bool resizes() const { return call_.up.data; }
 
-  Pixel<T> pixel(int64_t n, int64_t y, int64_t x) const {
-    Pixel<T> pixel;
-    pixel.offset = ((n * size_.h + y) * size_.w + x) * size_.c;
+  Corners<T> corners(int64_t n, int64_t y, int64_t x) const {
     const Map& up = call_.up;
-    if (!up.data) return pixel;
     const Between rows = between(y, up.h, size_.h, call_.nearest), columns = between(x, up.w, size_.w, call_.nearest);
     const T* image = static_cast<const T*>(up.data) + n * up.h * up.w * up.c;
+    Corners<T> corners;
     for (int i = 0; i < 4; i++) {
-      pixel.corners[i] = image + ((i / 2 ? rows.high : rows.low) * up.w + (i % 2 ? columns.high : columns.low)) * up.c;
-      pixel.shares[i] = (i / 2 ? rows.share : 1.f - rows.share) * (i % 2 ? columns.share : 1.f - columns.share);
+      corners.values[i] = image + ((i / 2 ? rows.high : rows.low) * up.w + (i % 2 ? columns.high : columns.low)) * up.c;
+      corners.shares[i] = (i / 2 ? rows.share : 1.f - rows.share) * (i % 2 ? columns.share : 1.f - columns.share);
     }
-    return pixel;
+    return corners;
   }
 
-  // Sums of the outputs from `channel` on, of which only `count` count where these are less than a vector.
-  SWIFTNET_INLINE void write(Floats y, const Pixel<T>& pixel, int64_t channel, int count) const {
+  // Takes N vectors of sums, of the outputs from `channel` on, of a pixel; those beyond the outputs do not count.
+  // `corners` are only read where the call resizes.
+  template <int N>
+  SWIFTNET_INLINE void write(const float* sums, int64_t pixel, const Corners<T>& corners, int64_t channel) const {
+    Floats values[N];
+#pragma GCC unroll 8
+    for (int n = 0; n < N; n++) values[n] = load(sums + n * kLanes);
+    write(values, pixel, corners, channel);
+  }
+  template <int N>
+  SWIFTNET_INLINE void write(const Floats (&sums)[N], int64_t pixel, const Corners<T>& corners, int64_t channel) const {
+    const bool whole = channel + N * kLanes <= size_.c;
+    if (plain_ && whole) {
+      T* out = static_cast<T*>(call_.out.data) + pixel * size_.c + channel;
+#pragma GCC unroll 8
+      for (int n = 0; n < N; n++) {
+        Floats y = sums[n];
+        if (call_.bias) y += load(call_.bias + channel + n * kLanes);
+        store(out + n * kLanes, activated(y));
+      }
+      return;
+    }
+    for (int n = 0; n < N; n++) {
+      const int64_t first = channel + n * kLanes;
+      if (first < size_.c) write_any(sums[n], pixel * size_.c, corners, first, size_.c - first);
+    }
+  }
+
+ private:
+  SWIFTNET_INLINE Floats activated(Floats y) const {
+    if (call_.activation == Activation::kNone) return y;
+    y = relu(y);
+    return call_.activation == Activation::kRelu ? y : y > 6.f ? broadcast(6.f) : y;
+  }
+
+  SWIFTNET_INLINE void write_any(Floats y, int64_t offset, const Corners<T>& corners, int64_t channel,
+                                 int64_t count) const {
+    offset += channel;
     if (call_.bias) y += some(call_.bias + channel, count);
-    if (call_.residual.data) y += some(static_cast<const T*>(call_.residual.data) + pixel.offset + channel, count);
+    if (call_.residual.data) y += some(static_cast<const T*>(call_.residual.data) + offset, count);
     if (call_.up.data) {
-      const int corners = call_.nearest ? 1 : 4;
-      for (int i = 0; i < corners; i++) y += pixel.shares[i] * some(pixel.corners[i] + channel, count);
+      const int taken = call_.nearest ? 1 : 4;
+      for (int i = 0; i < taken; i++) y += corners.shares[i] * some(corners.values[i] + channel, count);
     }
     if (call_.tap.data) {
       Floats tap = y;
       if (call_.tap_scale) tap *= some(call_.tap_scale + channel, count);
       if (call_.tap_shift) tap += some(call_.tap_shift + channel, count);
-      keep(static_cast<T*>(call_.tap.data) + pixel.offset + channel, call_.tap_relu ? relu(tap) : tap, count);
+      keep(static_cast<T*>(call_.tap.data) + offset, call_.tap_relu ? relu(tap) : tap, count);
     }
     if (!call_.out.data) return;
-    if (call_.activation != Activation::kNone) y = relu(y);
-    if (call_.activation == Activation::kRelu6) y = y > 6.f ? broadcast(6.f) : y;
     if (call_.float_out) {
-      keep(static_cast<float*>(call_.out.data) + pixel.offset + channel, y, count);
+      keep(static_cast<float*>(call_.out.data) + offset, activated(y), count);
     } else {
-      keep(static_cast<T*>(call_.out.data) + pixel.offset + channel, y, count);
+      keep(static_cast<T*>(call_.out.data) + offset, activated(y), count);
     }
   }
 
- private:
   template <typename U>
-  SWIFTNET_INLINE static Floats some(const U* p, int count) {
-    return count >= kLanes ? load(p) : load_some(p, count);
+  SWIFTNET_INLINE static Floats some(const U* p, int64_t count) {
+    return count >= kLanes ? load(p) : load_some(p, static_cast<int>(count));
   }
   template <typename U>
-  SWIFTNET_INLINE static void keep(U* p, Floats values, int count) {
+  SWIFTNET_INLINE static void keep(U* p, Floats values, int64_t count) {
     if (count >= kLanes) {
       store(p, values);
     } else {
-      store_some(p, values, count);
+      store_some(p, values, static_cast<int>(count));
     }
   }
 
   const Conv2d call_;
   const Map size_;
+  const bool plain_;
 };
 
 }  // namespace

@@ -16,9 +16,10 @@ struct Window {
 
 template <typename T>
 struct Chunk {
+  int64_t first;  // of its pixels, counted through the batch
   int count;
-  Pixel<T> pixels[kPixelsOfChunk];
-  Window windows[kPixelsOfChunk];
+  Corners<T> corners[kPixelsOfChunk];  // where the epilogue resizes
+  Window windows[kPixelsOfChunk];      // where the map is not read pixel by pixel
 };
 
 template <typename T>
@@ -30,13 +31,16 @@ class Windows {
   }
 
   int64_t chunks() const { return (pixels_ + kPixelsOfChunk - 1) / kPixelsOfChunk; }
+  bool single_pixels() const { return call_.kernel == 1 && call_.stride == 1 && call_.padding == 0; }
 
   void fill(int64_t number, Chunk<T>& chunk) const {
-    const int64_t begin = number * kPixelsOfChunk, left = pixels_ - begin;
+    chunk.first = number * kPixelsOfChunk;
+    const int64_t left = pixels_ - chunk.first;
     chunk.count = static_cast<int>(left < kPixelsOfChunk ? left : kPixelsOfChunk);
-    int64_t x = begin % width_, y = begin / width_ % height_, n = begin / width_ / height_;
+    if (single_pixels() && !epilogue_.resizes()) return;
+    int64_t x = chunk.first % width_, y = chunk.first / width_ % height_, n = chunk.first / width_ / height_;
     for (int i = 0; i < chunk.count; i++) {
-      chunk.pixels[i] = epilogue_.pixel(n, y, x);
+      if (epilogue_.resizes()) chunk.corners[i] = epilogue_.corners(n, y, x);
       chunk.windows[i] = {n, y * call_.stride - call_.padding, x * call_.stride - call_.padding};
       if (++x < width_) continue;
       x = 0;
@@ -45,17 +49,24 @@ class Windows {
     }
   }
 
-  // A row of a window in the map, or nullptr where it goes over the border.
-  SWIFTNET_INLINE const T* row(const Window& window, int row) const {
+  // A row of a pixel's window in the map, or nullptr where it goes over the border.
+  SWIFTNET_INLINE const T* row(const Chunk<T>& chunk, int pixel, int row) const {
     const Map& x = call_.x;
+    if (single_pixels()) return static_cast<const T*>(x.data) + (chunk.first + pixel) * x.c;
+    const Window& window = chunk.windows[pixel];
     const int64_t y = window.top + row;
     if (y < 0 || y >= x.h || window.left < 0 || window.left + call_.kernel > x.w) return nullptr;
     return static_cast<const T*>(x.data) + ((window.n * x.h + y) * x.w + window.left) * x.c;
   }
 
   // The same with zeros for what lies over the border.
-  __attribute__((noinline)) void copy_row(const Window& window, int row, T* copy) const {
+  __attribute__((noinline)) void copy_row(const Chunk<T>& chunk, int pixel, int row, T* copy) const {
     const Map& x = call_.x;
+    if (single_pixels()) {
+      std::memcpy(copy, this->row(chunk, pixel, row), x.c * sizeof(T));
+      return;
+    }
+    const Window& window = chunk.windows[pixel];
     const int64_t y = window.top + row;
     for (int i = 0; i < call_.kernel; i++, copy += x.c) {
       const int64_t column = window.left + i;

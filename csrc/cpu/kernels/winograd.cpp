@@ -185,11 +185,11 @@ class Winograd {
     const Place at = place(tile);
     const int height = static_cast<int>(call_.x.h - at.y < kTile ? call_.x.h - at.y : kTile);
     const int width = static_cast<int>(call_.x.w - at.x < kTile ? call_.x.w - at.x : kTile);
-    Pixel<T> pixels[kTile][kTile];
-    for (int i = 0; i < height; i++)
-      for (int j = 0; j < width; j++) pixels[i][j] = epilogue_.pixel(at.n, at.y + i, at.x + j);
+    const int64_t corner = (at.n * call_.x.h + at.y) * call_.x.w + at.x;
+    Corners<T> corners[kTile][kTile];
+    for (int i = 0; epilogue_.resizes() && i < height; i++)
+      for (int j = 0; j < width; j++) corners[i][j] = epilogue_.corners(at.n, at.y + i, at.x + j);
     for (int n = 0; n < N; n++) {
-      const int64_t channel = first + n * kLanes;
       Floats columns[kTile][kPatch];  // of Aᵀ M
 #pragma GCC unroll 6
       for (int j = 0; j < kPatch; j++) {
@@ -205,8 +205,11 @@ class Winograd {
         if (i >= height) break;
         Floats y[kTile];
         transform_output(columns[i], y);
-        for (int j = 0; j < width; j++)
-          epilogue_.write(y[j], pixels[i][j], channel, static_cast<int>(epilogue_.outputs() - channel));
+#pragma GCC unroll 4
+        for (int j = 0; j < kTile; j++) {
+          if (j >= width) break;
+          epilogue_.template write<1>({y[j]}, corner + i * call_.x.w + j, corners[i][j], first + n * kLanes);
+        }
       }
     }
   }

@@ -1,0 +1,83 @@
+"""Several processes over one list of pictures, each its share, and none twice when a process is started again."""
+
+import hashlib
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any, List, NamedTuple, Set
+
+import torch
+
+from .. import __version__
+
+FOLDER = ".swiftnet"  # in the folder of results
+
+
+class Worker(NamedTuple):
+    """This process among those that torchrun, Lightning or the like started: number `rank` of `world`."""
+
+    rank: int
+    world: int
+    local_rank: int
+    restarted: bool
+
+    @classmethod
+    def of_environment(cls) -> "Worker":
+        """By RANK, WORLD_SIZE and LOCAL_RANK; alone where they are not set.
+
+        Raises:
+            ValueError: they contradict each other.
+        """
+        rank, world, local_rank, restarts = (
+            int(os.environ.get(name, default))
+            for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("TORCHELASTIC_RESTART_COUNT", 0))
+        )
+        if not 0 <= rank < world:
+            raise ValueError(
+                f"RANK={rank}: expected 0 to WORLD_SIZE - 1 = {world - 1}; start the processes by torchrun"
+            )
+        return cls(rank, world, local_rank, restarts > 0)
+
+
+def settings_key(model: torch.nn.Module, options: Any) -> str:
+    """What results depend on beside the picture, as a short name: the weights, the options and this package's version."""
+    digest = hashlib.sha256(json.dumps([__version__, repr(model), options], default=str).encode())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.dim() else b"")
+    return digest.hexdigest()[:16]
+
+
+class Finished:
+    """Which pictures' results lie in a folder, by files that only grow: one for each process and settings.
+
+    Args:
+        out: the folder of results.
+        key: of the settings (settings_key); results of others do not count.
+    """
+
+    def __init__(self, out: Path, key: str) -> None:
+        self._folder = out / FOLDER
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._file = self._folder / f"{key}-{socket.gethostname()}-{os.getpid()}.txt"
+        self._known: Set[str] = set()
+        for file in self._folder.glob(f"{key}-*.txt"):
+            # a line without its end was being written when the process died
+            self._known.update(line[:-1] for line in file.read_text().splitlines(True) if line.endswith("\n"))
+
+    def holds(self, source: Path, results: List[Path]) -> bool:
+        """Whether this picture, as it is now, was finished before, and its results are still there."""
+        return self._line(source) in self._known and all(path.is_file() for path in results)
+
+    def add(self, source: Path) -> None:
+        """To be called when the results are on the disk."""
+        with open(self._file, "a") as file:
+            file.write(self._line(source) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    @staticmethod
+    def _line(source: Path) -> str:
+        state = source.stat()
+        return json.dumps([str(source.absolute()), state.st_size, state.st_mtime_ns])
