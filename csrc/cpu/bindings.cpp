@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/kernels.h"
 #include "cpu/levels.h"
 #include "cpu/ops.h"
 #include "cpu/parallel.h"
@@ -72,6 +73,7 @@ void define_cpu(py::module_& module) {
   py::module_ m = module.def_submodule("cpu", "The native CPU kernels.");
   m.def("levels", &levels,
         "The instruction sets that this CPU runs and the kernels were compiled for, the best first.");
+  m.def("level", [] { return kernels().level; }, "The one of levels() in use.");
   m.def("use_level", &use_level, "Chooses another of levels(), for tests.");
   m.def("thread_pool", &thread_pool, "The file of PyTorch's OpenMP run time, or nothing.");
   m.def("packed_bytes", [](const std::string& dtype, bool winograd, int64_t outputs, int64_t channels, int kernel) {
