@@ -103,15 +103,31 @@ def _convolve(
     if outputs[0].numel() == 0:
         return outputs
     x, threads = _even(x), torch.get_num_threads()
-    how = kernel, 1, kernel // 2, winograd
-    workspace = _bytes(op, kernels.conv2d_workspace(x, outputs[0], *how, threads))
     scale, shift, tap_relu = tap or (None, None, False)
-    kernels.conv2d(
-        x, _packed(op, kernels, weight, winograd), *how, "relu" if relu else "none", _parameter(bias), residual, up,
-        mode == "nearest", outputs[0] if out else None, outputs[-1] if tap else None, _parameter(scale),
-        _parameter(shift), tap_relu, workspace, threads,
-    )  # fmt: skip
+    # what is as large as the sum is not multiplied: the zero weight of a neighbour would make NaN of Inf
+    nearest = mode == "nearest" or (up is not None and up.shape[2:] == x.shape[2:])
+    parameters = _parameter(bias), residual, up, nearest
+    tapped = outputs[-1] if tap else None, _parameter(scale), _parameter(shift), tap_relu
+
+    def run(by_winograd: bool) -> None:
+        how = kernel, 1, kernel // 2, by_winograd
+        weights = _packed(op, kernels, weight, by_winograd)
+        workspace = _bytes(op, kernels.conv2d_workspace(x, outputs[0], *how, threads))
+        activation = "relu" if relu else "none"
+        kernels.conv2d(
+            x, weights, *how, activation, *parameters, outputs[0] if out else None, *tapped, workspace, threads
+        )
+
+    run(winograd)
+    if winograd and not _is_finite(outputs[-1]):
+        run(False)
     return outputs
+
+
+def _is_finite(y: Tensor) -> bool:
+    """Whether all of y is, and its sum. Winograd's algorithm spreads what is not over whole tiles, and makes it of
+    numbers near the largest."""
+    return bool(torch.isfinite(y.permute(0, 2, 3, 1).reshape(-1).sum()))
 
 
 def _blend(kernels: Any, x: Any, skip: Tensor, scale: Any, shift: Any, mode: str) -> Tensor:
