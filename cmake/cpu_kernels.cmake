@@ -2,10 +2,24 @@
 # runs is decided at run time (csrc/cpu/levels.cpp).
 include(CheckCXXCompilerFlag)
 
-set(cpu_kernels csrc/cpu/kernels/conv2d.cpp csrc/cpu/kernels/multiscale_mean.cpp csrc/cpu/kernels/table.cpp
+set(cpu_kernels
+    csrc/cpu/kernels/conv2d.cpp
+    csrc/cpu/kernels/depthwise3x3.cpp
+    csrc/cpu/kernels/image_to_map.cpp
+    csrc/cpu/kernels/max_pool3x3.cpp
+    csrc/cpu/kernels/multiscale_mean.cpp
+    csrc/cpu/kernels/spatial_pyramid_pool.cpp
+    csrc/cpu/kernels/table.cpp
+    csrc/cpu/kernels/upsample_add.cpp
     csrc/cpu/kernels/winograd.cpp)
-set(cpu_sources csrc/cpu/bindings.cpp csrc/cpu/conv2d.cpp csrc/cpu/levels.cpp csrc/cpu/multiscale_mean.cpp
-    csrc/cpu/parallel.cpp)
+set(cpu_sources
+    csrc/cpu/bindings.cpp
+    csrc/cpu/conv2d.cpp
+    csrc/cpu/levels.cpp
+    csrc/cpu/maps.cpp
+    csrc/cpu/multiscale_mean.cpp
+    csrc/cpu/parallel.cpp
+    csrc/cpu/spatial_pyramid_pool.cpp)
 
 set(avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mprefer-vector-width=512)
 set(level_flags_amx ${avx512} -mavx512bf16 -mamx-tile -mamx-bf16)

@@ -17,7 +17,7 @@ collect_ignore = (
 def pytest_addoption(parser):
     parser.addoption(
         "--backends",
-        default="reference,emulated",
+        default="reference,emulated,cpu",
         help="comma-separated backends the operator tests must cover; cuda is added where a GPU is at hand",
     )
 
@@ -33,6 +33,8 @@ def pytest_configure(config):
     import torch
 
     config.addinivalue_line("markers", "kernels_only: says nothing about the reference, and is not run on it")
+    config.addinivalue_line("markers", "cuda_source: is about the CUDA kernels, on a GPU or emulated")
+    config.addinivalue_line("markers", "each_dtype: is run in each dtype that the backend's kernels take")
 
     # TF32 would make PyTorch's own error, which ours is measured against, a thousand times larger
     torch.backends.cudnn.allow_tf32 = False
@@ -48,7 +50,23 @@ def pytest_generate_tests(metafunc):
         backends = _backends(metafunc.config)
         if metafunc.definition.get_closest_marker("kernels_only"):
             backends = [b for b in backends if b != "reference"]
+        if metafunc.definition.get_closest_marker("cuda_source"):
+            backends = [b for b in backends if b not in ("reference", "cpu")]
         metafunc.parametrize("backend", backends, indirect=True)
+
+
+def pytest_collection_modifyitems(config, items):
+    import torch
+
+    def is_taken(item):
+        if item.get_closest_marker("each_dtype") is None:
+            return True
+        lacking = torch.float16 if item.callspec.params["backend"] == "cpu" else torch.bfloat16
+        return item.callspec.params["dtype"] is not lacking
+
+    untaken = [item for item in items if not is_taken(item)]
+    config.hook.pytest_deselected(items=untaken)
+    items[:] = [item for item in items if is_taken(item)]
 
 
 @pytest.fixture

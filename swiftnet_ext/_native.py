@@ -62,6 +62,15 @@ def emulated() -> Tuple[Optional[Any], str]:
     return _get("emulated", _load_emulated)
 
 
+def cpu() -> Tuple[Optional[Any], str]:
+    """(the native CPU kernels, "") or (None, why not)."""
+    module, reason = native()
+    kernels = getattr(module, "cpu", None)
+    if module is not None and kernels is None:
+        reason = "the compiled module swiftnet_ext._C has no native CPU kernels; reinstall swiftnet_ext"
+    return kernels, reason
+
+
 def cuda(device_index: int) -> Tuple[Optional[Any], str]:
     """The module whose kernels run on this CUDA device, or (None, why not). Asks the device once."""
     module, reason = native()

@@ -12,9 +12,11 @@ from .nn import SpatialPyramidPooling, UpsampleBlend
 from .nn.layers import BLENDS
 from .ops import OPERATORS, current_backend
 from .ops.backend import (
+    CPU_DTYPES,
     KERNEL_DTYPES,
     TENSOR_CORE_DTYPES,
     capability_of,
+    no_cpu_kernels,
     no_tensor_cores,
     resolve,
     tensor_cores_take,
@@ -36,8 +38,28 @@ def _device_name(device: torch.device) -> str:
     return "{}, compute capability {}.{}".format(torch.cuda.get_device_name(device), major, minor)
 
 
+def _would_run_natively(op: str, backend: str, dtype: torch.dtype) -> Dict[str, str]:
+    kernels, reason = _native.cpu()
+    if dtype not in CPU_DTYPES or kernels is None:
+        return {"runs": "reference", "reason": no_cpu_kernels(dtype) if dtype not in CPU_DTYPES else reason}
+    any_layout = backend == "cpu" or op == "multiscale_mean"
+    return {"runs": "native CPU kernel", "reason": "" if any_layout else "for channels_last maps, else plain PyTorch"}
+
+
+def _cpu_kernels() -> Dict[str, Any]:
+    """The instruction set of the native CPU kernels and others that they could use; whose threads they run on."""
+    kernels, reason = _native.cpu()
+    if kernels is None:
+        return {"level": "", "levels": [], "thread_pool": "", "reason": reason}
+    pool = kernels.thread_pool()
+    reason = "" if pool else "PyTorch has loaded no OpenMP run time, so they run on one thread"
+    return {"level": kernels.level(), "levels": kernels.levels(), "thread_pool": pool, "reason": reason}
+
+
 def _would_run(op: str, device: torch.device, dtype: torch.dtype) -> Dict[str, str]:
     backend, _ = current_backend()
+    if device.type == "cpu" and backend in ("auto", "cpu"):
+        return _would_run_natively(op, backend, dtype)
     matrices = dtype is torch.bfloat16 and op in TENSOR_CORE_OPERATORS  # which nothing but tensor cores take
     module, reason = resolve(backend, device, dtype, TENSOR_CORE_DTYPES if matrices else KERNEL_DTYPES)
     if module is not None and matrices:
@@ -48,8 +70,6 @@ def _would_run(op: str, device: torch.device, dtype: torch.dtype) -> Dict[str, s
             module, reason = None, no_tensor_cores(dtype, capability)
     if module is not None:
         return {"runs": "emulated kernel" if backend == "emulated" else "CUDA kernel", "reason": reason}
-    if not reason and backend == "auto":
-        reason = "plain PyTorch is what a CPU runs in this version"
     return {"runs": "reference", "reason": reason or "asked for"}
 
 
@@ -84,6 +104,7 @@ def collect() -> Dict[str, Any]:
         "built_with_cuda": build.get("cuda_version", ""),
         "built_for_architectures": build.get("cuda_archs", "").split(),
         "no_kernels_reason": build.get("no_cuda_reason", ""),
+        "cpu_kernels": _cpu_kernels(),
         "modules": _modules(),
         "conv3x3_algorithm": RULE,
         "backend": backend,
@@ -108,10 +129,14 @@ def collect() -> Dict[str, Any]:
 def _text(info: Dict[str, Any]) -> str:
     kernels = "CUDA {} for {}".format(info["built_with_cuda"], " ".join(info["built_for_architectures"]))
     without = info["native_module_reason"] or "none: " + info["no_kernels_reason"]
+    cpu = info["cpu_kernels"]
+    threads = cpu["reason"] or "on the threads of {}".format(cpu["thread_pool"])
+    of_cpu = "{} of {}; {}".format(cpu["level"], " ".join(cpu["levels"]), threads) if cpu["level"] else threads
     lines = [
         "swiftnet_ext {}   Python {}   PyTorch {}".format(info["swiftnet_ext"], info["python"], info["torch"]),
         "compiled module  {}".format(info["native_module"] or "none"),
         "CUDA kernels     {}".format(kernels if info["built_with_cuda"] else without),
+        "CPU kernels      {}".format(of_cpu),
         "backend          {}{}".format(info["backend"], ", strict" if info["strict"] else ""),
         "conv3x3          {}".format(info["conv3x3_algorithm"]),
     ]

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/kernels.h"
 #include "cpu/levels.h"
 #include "cpu/ops.h"
 #include "cpu/parallel.h"
@@ -23,12 +24,56 @@ DType dtype_named(const std::string& name) {
   throw py::value_error("dtype: expected float32 or bfloat16, got " + name);
 }
 
+void define_maps(py::module_& m) {
+  m.def("image_to_map",
+        [](const TensorView& image, const std::vector<float>& mean, const TensorView& out, int threads) {
+          const py::gil_scoped_release unlocked;
+          image_to_map(image, mean, out, threads);
+        });
+  m.def("max_pool3x3", [](const TensorView& x, const TensorView& out, int threads) {
+    const py::gil_scoped_release unlocked;
+    max_pool3x3(x, out, threads);
+  });
+  m.def("depthwise3x3", [](const TensorView& x, const TensorView& weight, const TensorView& bias, int stride,
+                           const std::string& activation, const TensorView& out, int threads) {
+    const py::gil_scoped_release unlocked;
+    depthwise3x3(x, weight, bias, stride, activation, out, threads);
+  });
+  m.def("upsample_add", [](const TensorView& x, const TensorView& skip, const TensorView& scale,
+                           const TensorView& shift, bool relu, bool nearest, const TensorView& out, int threads) {
+    const py::gil_scoped_release unlocked;
+    upsample_add(x, skip, scale, shift, relu, nearest, out, threads);
+  });
+  m.def("resize", [](const TensorView& x, bool nearest, const TensorView& out, int threads) {
+    const py::gil_scoped_release unlocked;
+    resize(x, nearest, out, threads);
+  });
+}
+
+void define_pyramid_pool(py::module_& m) {
+  m.def("spatial_pyramid_pool_workspace", [](const TensorView& x, const TensorView& level_weight,
+                                             const std::vector<int64_t>& sizes, const TensorView& out, int threads) {
+    return spatial_pyramid_pool_workspace({x, level_weight, {}, {}, {}, {}, {}, {}, sizes, false, out, threads});
+  });
+  m.def("spatial_pyramid_pool",
+        [](const TensorView& x, const TensorView& level_weight, const TensorView& fuse_weight,
+           const TensorView& fuse_bias, const TensorView& level_scale, const TensorView& level_shift,
+           const TensorView& fuse_scale, const TensorView& fuse_shift, const std::vector<int64_t>& sizes, bool nearest,
+           const TensorView& workspace, const TensorView& out, int threads) {
+          const py::gil_scoped_release unlocked;
+          spatial_pyramid_pool({x, level_weight, fuse_weight, fuse_bias, level_scale, level_shift, fuse_scale,
+                                fuse_shift, sizes, nearest, out, threads},
+                               workspace);
+        });
+}
+
 }  // namespace
 
 void define_cpu(py::module_& module) {
   py::module_ m = module.def_submodule("cpu", "The native CPU kernels.");
   m.def("levels", &levels,
         "The instruction sets that this CPU runs and the kernels were compiled for, the best first.");
+  m.def("level", [] { return kernels().level; }, "The one of levels() in use.");
   m.def("use_level", &use_level, "Chooses another of levels(), for tests.");
   m.def("thread_pool", &thread_pool, "The file of PyTorch's OpenMP run time, or nothing.");
   m.def("packed_bytes", [](const std::string& dtype, bool winograd, int64_t outputs, int64_t channels, int kernel) {
@@ -52,6 +97,8 @@ void define_cpu(py::module_& module) {
           conv2d(x, packed, Convolution{kernel, stride, padding, winograd, activation}, bias, residual, up, nearest,
                  out, tap, tap_scale, tap_shift, tap_relu, workspace, threads);
         });
+  define_maps(m);
+  define_pyramid_pool(m);
   m.def("multiscale_mean_workspace", &multiscale_mean_workspace);
   m.def("multiscale_mean", [](const std::vector<TensorView>& logits, const std::string& order, const TensorView& out,
                               const TensorView& workspace, int threads) {

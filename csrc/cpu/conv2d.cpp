@@ -6,16 +6,6 @@ namespace swiftnet {
 namespace cpu {
 namespace {
 
-Activation activation_of(const std::string& name) {
-  check(name == "none" || name == "relu" || name == "relu6", "activation: expected none, relu or relu6, got " + name);
-  return name == "none" ? Activation::kNone : name == "relu" ? Activation::kRelu : Activation::kRelu6;
-}
-
-bool is_bf16(DType dtype) {
-  check(is_map_dtype(dtype), "dtype: expected float32 or bfloat16");
-  return dtype == DType::kBFloat16;
-}
-
 // All of a call but its parameters.
 Conv2d call_of(const TensorView& x, const TensorView& out, const TensorView& tap, const Convolution& convolution,
                int threads) {

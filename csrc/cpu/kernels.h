@@ -33,6 +33,61 @@ struct Conv2d {
   int threads;
 };
 
+// out = image - mean, channels beyond the third 0; of one image.
+struct ImageToMap {
+  bool bf16;             // of out
+  const uint8_t* image;  // [H, W, 3]
+  float mean[3];
+  Map out;
+  int threads;
+};
+
+// Kernel 3, stride 2, padding 1.
+struct MaxPool3x3 {
+  bool bf16;
+  Map x, out;
+  int threads;
+};
+
+// Padding 1.
+struct Depthwise3x3 {
+  bool bf16;
+  Map x, out;
+  const float *weight, *bias;  // [9, C], [C] or absent
+  int stride;                  // 1 or 2
+  Activation activation;
+  int threads;
+};
+
+// out = [relu](scale·(resize(x) + skip) + shift); what is absent adds nothing.
+struct UpsampleAdd {
+  bool bf16;
+  Map x, skip, out;
+  const float *scale, *shift;  // [C]
+  bool relu, nearest;
+  int threads;
+};
+
+struct Grid {
+  int64_t rows, columns;
+};
+constexpr int kMaxGrids = 8;
+
+// The concatenation of x and of every level's resized level_weight·relu(level_scale·mean + level_shift), through
+// relu(fuse_scale·… + fuse_shift) and the fusing 1×1. Absent affines are 1 and 0.
+struct SpatialPyramidPool {
+  bool bf16;
+  Map x, out;
+  const float *level_weight, *level_scale, *level_shift;           // [L, D, C], [L, C]
+  const float *fuse_weight, *fuse_bias, *fuse_scale, *fuse_shift;  // [K, C + L·D], [K], [C + L·D]
+  Grid grids[kMaxGrids];
+  int levels;
+  int64_t level_channels;
+  bool nearest;
+  void* workspace;  // spatial_pyramid_pool_workspace bytes, aligned to 64
+  int threads;
+};
+
 // Logits [n, classes, h, w], dense channels_last or contiguous.
 struct LogitMap {
   const void* data;
@@ -65,6 +120,12 @@ struct Kernels {
                       void* packed);
   int64_t (*conv2d_workspace)(const Conv2d& call);  // in bytes
   void (*conv2d)(const Conv2d& call);
+  void (*image_to_map)(const ImageToMap& call);
+  void (*max_pool3x3)(const MaxPool3x3& call);
+  void (*depthwise3x3)(const Depthwise3x3& call);
+  void (*upsample_add)(const UpsampleAdd& call);
+  int64_t (*spatial_pyramid_pool_workspace)(const SpatialPyramidPool& call);  // in bytes
+  void (*spatial_pyramid_pool)(const SpatialPyramidPool& call);
   int64_t (*multiscale_mean_workspace)(const MultiscaleMean& call);  // in bytes
   void (*multiscale_mean)(const MultiscaleMean& call);
 };

@@ -49,5 +49,20 @@ inline void* bytes_of(const char* name, const TensorView& t, int64_t bytes) {
 
 inline bool is_map_dtype(DType dtype) { return dtype == DType::kFloat32 || dtype == DType::kBFloat16; }
 
+inline bool is_bf16(DType dtype) {
+  check(is_map_dtype(dtype), "dtype: expected float32 or bfloat16");
+  return dtype == DType::kBFloat16;
+}
+
+inline Activation activation_of(const std::string& name) {
+  check(name == "none" || name == "relu" || name == "relu6", "activation: expected none, relu or relu6, got " + name);
+  return name == "none" ? Activation::kNone : name == "relu" ? Activation::kRelu : Activation::kRelu6;
+}
+
+inline int threads_of(int threads) {
+  check(threads > 0, "threads: expected at least 1");
+  return threads;
+}
+
 }  // namespace cpu
 }  // namespace swiftnet

@@ -31,6 +31,34 @@ void conv2d(const TensorView& x, const TensorView& packed, const Convolution& co
             const TensorView& tap, const TensorView& tap_scale, const TensorView& tap_shift, bool tap_relu,
             const TensorView& workspace, int threads);
 
+// uint8 `image` [H, W, 3], contiguous, less the three of `mean`, to `out` [1, C, H, W], C ≥ 3; further channels are 0.
+void image_to_map(const TensorView& image, const std::vector<float>& mean, const TensorView& out, int threads);
+
+// Kernel 3, stride 2, padding 1.
+void max_pool3x3(const TensorView& x, const TensorView& out, int threads);
+
+// A 3×3 of each channel alone, with padding 1; weight [9, C], stride 1 or 2; activation none, relu or relu6.
+void depthwise3x3(const TensorView& x, const TensorView& weight, const TensorView& bias, int stride,
+                  const std::string& activation, const TensorView& out, int threads);
+
+// out = [relu](scale·(resize(x to out's size) + skip) + shift); x may be absent.
+void upsample_add(const TensorView& x, const TensorView& skip, const TensorView& scale, const TensorView& shift,
+                  bool relu, bool nearest, const TensorView& out, int threads);
+
+// x to out's size: bilinear with align_corners=False, or nearest.
+void resize(const TensorView& x, bool nearest, const TensorView& out, int threads);
+
+// As swiftnet::spatial_pyramid_pool of csrc/ops.h; `sizes` are each grid's rows and columns, one after the other.
+struct PyramidPool {
+  TensorView x, level_weight, fuse_weight, fuse_bias, level_scale, level_shift, fuse_scale, fuse_shift;
+  std::vector<int64_t> sizes;
+  bool nearest;
+  TensorView out;
+  int threads;
+};
+int64_t spatial_pyramid_pool_workspace(const PyramidPool& pool);
+void spatial_pyramid_pool(const PyramidPool& pool, const TensorView& workspace);
+
 // The mean over maps of the class probabilities at one size: `out` [N, classes, H, W] in float or bfloat16 takes the
 // mean, an `out` [N, H, W] of uint8 the labels. The maps and `out` may be contiguous too. `order` is
 // softmax_then_resize or resize_then_softmax; `workspace` holds multiscale_mean_workspace() bytes.

@@ -52,10 +52,37 @@ def test_a_cpu_tensor_runs_the_reference_without_a_word(nothing_said_yet):
         run()
 
 
+def test_what_the_native_cpu_kernels_run(nothing_said_yet, monkeypatch):
+    """Under "auto" channels_last maps of their dtypes, under "cpu" any layout; nothing is said of what "auto" leaves."""
+    ran = []
+    native = _native.cpu()[0]
+    monkeypatch.setattr(_native, "cpu", lambda: (ran.append(1), (native, ""))[1])
+    contiguous = torch.zeros(1, 2, 4, 4)
+    last = contiguous.contiguous(memory_format=torch.channels_last)
+    with sx.use_backend("auto", strict=True):
+        for x, times in ((contiguous, 0), (last, 1), (last.bfloat16(), 1), (last.half(), 0), (last.double(), 0)):
+            del ran[:]
+            run(x)
+            assert len(ran) == times
+        del ran[:]
+        sx.ops.multiscale_mean([contiguous], (8, 8))
+        assert ran
+    with sx.use_backend("cpu", strict=True):
+        del ran[:]
+        run(contiguous)
+        run(last.double())
+        assert len(ran) == 1
+        with pytest.raises(sx.BackendError, match="the native CPU kernels take float32 and bfloat16, not float16"):
+            run(last.half())
+        with pytest.raises(sx.BackendError, match="4096 pooling cells in all, at most 1024"):
+            x, weight = torch.zeros(1, 2, 64, 64), torch.zeros(1, 2, 2)
+            sx.ops.spatial_pyramid_pool(x, weight, torch.zeros(2, 4), grids=[(64, 64)])
+
+
 @pytest.mark.parametrize(
     "name, reason",
     [
-        ("cpu", "there are no native CPU kernels in this version"),
+        ("cpu", "it is gone"),
         ("cuda", "the CUDA kernels take CUDA tensors, not cpu"),
         ("emulated", "it is not built"),
     ],
@@ -147,14 +174,14 @@ def test_no_memory_for_a_workspace_is_a_clear_error(backend, device):
     assert y.tolist() == [[[[2.0]]]]
 
 
-@pytest.mark.kernels_only
+@pytest.mark.cuda_source
 def test_dtypes_that_kernels_lack(nothing_said_yet, backend):
     with pytest.raises(sx.BackendError, match="the kernels take float32 and float16, not bfloat16"):
         run(torch.zeros(1, 2, 4, 4, dtype=torch.bfloat16, device="cuda" if backend == "cuda" else "cpu"))
     run(torch.zeros(1, 2, 4, 4, dtype=torch.float64))  # the reference by definition: neither a word nor an error
 
 
-@pytest.mark.kernels_only
+@pytest.mark.cuda_source
 def test_what_a_kernel_cannot_do_is_its_reason(nothing_said_yet, backend, device):
     x = torch.zeros(1, 2, 64, 64, device=device)
     with pytest.raises(sx.BackendError, match="4096 pooling cells in all, at most 1024"):
@@ -205,7 +232,7 @@ def test_environment_variables_set_it():
         ("lateral_add", (8, 0), ("reference", "the kernels take float32 and float16, not bfloat16")),
     ],
 )
-@pytest.mark.kernels_only
+@pytest.mark.cuda_source
 def test_info_of_bfloat16(op, capability, run, backend, monkeypatch):
     monkeypatch.setattr(info, "capability_of", lambda kernels, device: capability)
     device = torch.device("cuda", 0) if backend == "cuda" else torch.device("cpu")
@@ -218,11 +245,17 @@ def test_info_says_what_would_run_and_why():
     assert said["swiftnet_ext"] == sx.__version__ and said["torch"] == torch.__version__
     (cpu,) = [d for d in said["devices"] if d["device"] == "cpu"]
     assert set(cpu["operators"]) == set(sx.ops.OPERATORS)
-    assert all(run["runs"] == "reference" and run["reason"] for op in cpu["operators"].values() for run in op.values())
+    natively = {"runs": "native CPU kernel", "reason": "for channels_last maps, else plain PyTorch"}
+    lacking = "the native CPU kernels take float32 and bfloat16, not float16"
+    for op, runs in cpu["operators"].items():
+        native = dict(natively, reason="") if op == "multiscale_mean" else natively
+        reference = {"runs": "reference", "reason": lacking}
+        assert runs == {"float32": native, "float16": reference, "bfloat16": native}, op
+    assert said["cpu_kernels"]["level"] == said["cpu_kernels"]["levels"][0]
     assert said["built_for_architectures"] or said["no_kernels_reason"] or said["native_module_reason"]
     assert said["modules"]["upsampling, 3x3"] == "upsample_blend"
     assert said["modules"]["upsampling, grouped"].startswith(
         "lateral_add; the rest in plain PyTorch: blend_conv.conv has"
     )
     text = fresh("-m", "swiftnet_ext.info")
-    assert "upsample_add_conv3x3" in text and "CUDA kernels" in text
+    assert "upsample_add_conv3x3" in text and "CUDA kernels" in text and said["cpu_kernels"]["level"] in text

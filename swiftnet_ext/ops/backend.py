@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from typing import Any, Dict, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Optional, Sequence, Set, Tuple
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from .. import _native
 
 BACKENDS = ("auto", "reference", "cpu", "emulated", "cuda")
 KERNEL_DTYPES = (torch.float32, torch.float16)
+CPU_DTYPES = (torch.float32, torch.bfloat16)
 
 
 class BackendError(RuntimeError):
@@ -44,8 +45,10 @@ class use_backend:
     """Choose what the operators run on: for good when called, or for a block when used as a context.
 
     Args:
-        name: "auto" (CUDA kernels for CUDA tensors, the reference for CPU tensors), "reference" (plain PyTorch),
-            "cpu" (native CPU kernels), "emulated" (the CUDA source on a CPU, a development build) or "cuda".
+        name: "auto" (CUDA kernels for CUDA tensors; for CPU tensors the native kernels where the first map is
+            channels_last, float32 or bfloat16, or the operator is multiscale_mean, else the reference), "reference"
+            (plain PyTorch), "cpu" (native CPU kernels, for any layout), "emulated" (the CUDA source on a CPU, a
+            development build) or "cuda".
         strict: where the kernel asked for can't run, raise BackendError instead of warning once and running the
             reference. float64 runs the reference by definition and never raises.
 
@@ -79,12 +82,17 @@ def resolve(
 ) -> Tuple[Optional[Any], str]:
     """(compiled module, "") if a backend's kernels take tensors like these, else (None, reason).
 
-    An empty reason means that the reference is what the backend stands for, not a fallback.
+    An empty reason means that the reference is what the backend stands for, not a fallback. What "auto" runs CPU
+    tensors on is not said here but by `native_cpu.kernels_for`.
     """
     if backend == "reference" or dtype == torch.float64 or (backend == "auto" and device.type == "cpu"):
         return None, ""
     if backend == "cpu":
-        return None, "there are no native CPU kernels in this version"
+        if device.type != "cpu":
+            return None, "the native CPU kernels take CPU tensors, not {}".format(device.type)
+        if dtype not in CPU_DTYPES:
+            return None, no_cpu_kernels(dtype)
+        return _native.cpu()
     if backend == "emulated":
         if device.type != "cpu":
             return None, "the emulated kernels take CPU tensors, not {}".format(device.type)
@@ -96,6 +104,11 @@ def resolve(
     if module is not None and dtype not in dtypes:
         return None, "the kernels take float32 and float16, not {}".format(str(dtype).replace("torch.", ""))
     return module, reason
+
+
+def no_cpu_kernels(dtype: torch.dtype) -> str:
+    """Why the native CPU kernels don't take a dtype."""
+    return "the native CPU kernels take float32 and bfloat16, not {}".format(str(dtype).replace("torch.", ""))
 
 
 def kernels_for(op: str, x: Tensor, limit: str = "", dtypes: Sequence[torch.dtype] = KERNEL_DTYPES) -> Optional[Any]:
@@ -162,18 +175,23 @@ def fits_tensor_cores(*maps: Optional[Tensor]) -> bool:
     return True
 
 
-def workspace(op: str, floats: int, device: torch.device) -> Tensor:
-    """fp32 memory that a kernel needs beside its tensors, [floats], uninitialised.
+def allocated(op: str, size: int, device: torch.device, make: Callable[[], Tensor]) -> Tensor:
+    """What `make` allocates, `size` bytes of memory that an operator needs beside its tensors.
 
     Raises:
         RuntimeError: there is not so much (on a GPU PyTorch's own OutOfMemoryError); nothing has been launched.
     """
     try:
-        return torch.empty(floats, dtype=torch.float32, device=device)
+        return make()
     except RuntimeError as error:
         if "memory" not in str(error):
             raise
         message = (
             "swiftnet_ext.{}: no memory for its workspace of {:.1f} MiB on {}; use a smaller batch or smaller maps"
         )
-        raise type(error)("{} ({})".format(message.format(op, floats * 4 / 2.0**20, device), error))
+        raise type(error)("{} ({})".format(message.format(op, size / 2.0**20, device), error))
+
+
+def workspace(op: str, floats: int, device: torch.device) -> Tensor:
+    """fp32 memory that a kernel needs beside its tensors, [floats], uninitialised; errors as those of `allocated`."""
+    return allocated(op, floats * 4, device, lambda: torch.empty(floats, dtype=torch.float32, device=device))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._native import current_stream
-from . import checks, packed, reference
+from . import checks, native_cpu, packed, reference
 from .autocast import cast_for_autocast
 from .backend import (
     KERNEL_DTYPES,
@@ -25,7 +25,8 @@ ALGORITHMS = ("auto", "direct", "winograd", "half2", "tensor_cores")
 RULE = (
     "tensor_cores for channels_last maps of float16 from compute capability 7.5 on, and of bfloat16 from 8.0 on, where "
     "channels come in eights; half2 for float16 on 6.2 where channels come in fours; else winograd from 8 input channels "
-    "on, else direct"
+    "on, else direct; on a CPU winograd from 16 input and output channels on, but not for bfloat16 where there is AMX, "
+    "else direct"
 )
 
 
@@ -61,7 +62,8 @@ def conv3x3(
     larger rounding errors; "half2", for float16 maps only, sums over the taps in fp16, 16 channels at a time, and these
     sums in fp32: rounding errors of fp16, and Inf where such a sum exceeds 65504; "tensor_cores", for channels_last maps
     of float16 and bfloat16 with channels in eights, sums over the taps in fp32. bfloat16 runs on tensor cores only. Plain
-    PyTorch ignores the choice.
+    PyTorch ignores the choice. The native CPU kernels take float32 and bfloat16, sum in fp32, and know "direct" and
+    "winograd", which is F(4×4, 3×3) there; they ignore another choice.
 
     Args:
         x: [N, C, H, W]; float32, float16, bfloat16 or float64.
@@ -178,6 +180,9 @@ def _launch(
 
 
 def _run(x: Tensor, weight: Tensor, bias: Any, residual: Any, relu: bool, algorithm: str) -> Tensor:
+    native = native_cpu.kernels_for(x)
+    if native is not None:
+        return native_cpu.conv3x3(NAME, native, x, weight, bias, residual, relu, algorithm)
     kernels, algorithm = kernels_and_algorithm(NAME, algorithm, weight, x, residual)
     if kernels is None:
         return in_layout_of(_reference(x, weight, bias, residual, relu, algorithm), x)
@@ -187,6 +192,9 @@ def _run(x: Tensor, weight: Tensor, bias: Any, residual: Any, relu: bool, algori
 
 
 def _run_with_sum(x: Tensor, weight: Tensor, bias: Any, residual: Any, algorithm: str) -> Tuple[Tensor, Tensor]:
+    native = native_cpu.kernels_for(x)
+    if native is not None:
+        return native_cpu.conv3x3_with_sum(WITH_SUM, native, x, weight, bias, residual, algorithm)
     kernels, algorithm = kernels_and_algorithm(WITH_SUM, algorithm, weight, x, residual)
     if kernels is None:
         y, total = _reference_with_sum(x, weight, bias, residual, algorithm)

@@ -5,7 +5,7 @@ from typing import Any, Optional
 from torch import Tensor
 
 from .._native import current_stream
-from . import checks, reference
+from . import checks, native_cpu, reference
 from .autocast import cast_for_autocast
 from .conv3x3 import conv3x3, kernels_and_algorithm, launch_with_packed
 from .lateral_add import lateral_add
@@ -73,6 +73,10 @@ def conv3x3_head(
 def _run(
     x: Tensor, weight: Tensor, head_weight: Tensor, bias: Any, head_bias: Any, scale: Any, shift: Any, algorithm: str
 ) -> Tensor:
+    native = native_cpu.kernels_for(x)
+    if native is not None:
+        parameters = bias, head_bias, scale, shift
+        return native_cpu.conv3x3_head(NAME, native, x, weight, head_weight, *parameters, algorithm=algorithm)
     kernels, chosen = kernels_and_algorithm(NAME, algorithm, weight, x)
     if kernels is None:
         return in_layout_of(_reference(x, weight, head_weight, bias, head_bias, scale, shift, algorithm), x)

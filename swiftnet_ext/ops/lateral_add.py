@@ -5,7 +5,7 @@ from typing import Any, Optional
 from torch import Tensor
 
 from .._native import current_stream
-from . import checks, reference
+from . import checks, native_cpu, reference
 from .autocast import cast_for_autocast
 from .backend import kernels_for
 from .registration import empty_like_layout, in_layout_of, register
@@ -71,6 +71,9 @@ def lateral_add(
 
 
 def _run(tap: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+    native = native_cpu.kernels_for(tap)
+    if native is not None:
+        return native_cpu.lateral_add(NAME, native, tap, weight, *rest)
     kernels = kernels_for(NAME, tap)
     if kernels is None:
         return in_layout_of(_reference(tap, weight, *rest), tap)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._native import current_stream
-from . import checks, reference
+from . import checks, native_cpu, reference
 from .autocast import cast_for_autocast
 from .backend import kernels_for
 from .registration import empty_like_layout, in_layout_of, register
@@ -49,6 +49,9 @@ def multiscale_mean(
 
 def _run(logits: List[Tensor], size: List[int], order: str, reduce: str) -> Tensor:
     first = logits[0]
+    native = native_cpu.kernels_for(first, any_layout=True)
+    if native is not None:
+        return native_cpu.multiscale_mean(NAME, native, logits, order, _fake(logits, size, order, reduce))
     kernels = kernels_for(NAME, first)
     limit = "" if kernels is None else kernels.why_not_multiscale_mean(logits, size[0], size[1])
     if limit:

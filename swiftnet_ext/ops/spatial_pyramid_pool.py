@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._native import current_stream
-from . import checks, reference
+from . import checks, native_cpu, reference
 from .autocast import cast_for_autocast
 from .backend import kernels_for, workspace
 from .registration import empty_like_layout, in_layout_of, register
@@ -92,7 +92,11 @@ def _limit(sizes: Sequence[int]) -> str:
 
 def _run(*arguments: Any) -> Tensor:
     x, level_weight, sizes = arguments[0], arguments[1], arguments[8]
-    kernels = kernels_for(NAME, x, _limit(sizes))
+    limit = _limit(sizes)
+    native = native_cpu.kernels_for(x, limit=limit)
+    if native is not None:
+        return native_cpu.spatial_pyramid_pool(NAME, native, *arguments)
+    kernels = kernels_for(NAME, x, limit)
     if kernels is None:
         return in_layout_of(_reference(*arguments), x)
     y = _fake(*arguments)

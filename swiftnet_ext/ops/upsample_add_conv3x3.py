@@ -5,7 +5,7 @@ from typing import Any, Optional
 from torch import Tensor
 
 from .._native import current_stream
-from . import checks, reference
+from . import checks, native_cpu, reference
 from .autocast import cast_for_autocast
 from .backend import capability_of, fits_tensor_cores, kernels_for
 from .conv3x3 import algorithm_for, launch_with_packed
@@ -61,6 +61,9 @@ def upsample_add_conv3x3(
 
 
 def _run(x: Tensor, skip: Tensor, weight: Tensor, bias: Any, scale: Any, shift: Any, mode: str) -> Tensor:
+    native = native_cpu.kernels_for(x)
+    if native is not None:
+        return native_cpu.upsample_add_conv3x3(NAME, native, x, skip, weight, bias, scale, shift, mode)
     kernels = kernels_for(NAME, x)
     if kernels is None:
         return in_layout_of(_reference(x, skip, weight, bias, scale, shift, mode), x)

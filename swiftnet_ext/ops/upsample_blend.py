@@ -111,9 +111,10 @@ def _kernels_of_one(
     tap: Tensor, lateral_weight: Tensor, x: Tensor, weight: Tensor, head_weight: Optional[Tensor], launches: str
 ) -> Optional[Any]:
     """The compiled module if one launch is to make the block."""
-    if launches == "several" or weight.shape[0] % 8 != 0 or not fits_tensor_cores(x, tap):
+    backend, _ = current_backend()
+    if launches == "several" or backend == "cpu" or weight.shape[0] % 8 != 0 or not fits_tensor_cores(x, tap):
         return None
-    kernels, _ = resolve(current_backend()[0], tap.device, tap.dtype, TENSOR_CORE_DTYPES)
+    kernels, _ = resolve(backend, tap.device, tap.dtype, TENSOR_CORE_DTYPES)
     # the emulation runs what it is asked for by name
     asked = launches == "one" and not tap.is_cuda
     if kernels is None or not (asked or tensor_cores_take(tap.dtype, capability_of(kernels, tap.device))):

@@ -15,6 +15,7 @@ struct Between {
 };
 
 SWIFTNET_INLINE Between between(int64_t i, int64_t size, int64_t resized, bool nearest) {
+  if (size == resized) return {i, i, 0.f};
   const float ratio = static_cast<float>(size) / static_cast<float>(resized);
   if (nearest) {
     const int64_t at = static_cast<int64_t>(static_cast<float>(i) * ratio), low = at < size - 1 ? at : size - 1;

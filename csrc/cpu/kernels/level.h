@@ -11,6 +11,12 @@ void pack_conv2d(bool bf16, bool winograd, const float* weight, int64_t outputs,
                  void* packed);
 int64_t conv2d_workspace(const Conv2d& call);
 void conv2d(const Conv2d& call);
+void image_to_map(const ImageToMap& call);
+void max_pool3x3(const MaxPool3x3& call);
+void depthwise3x3(const Depthwise3x3& call);
+void upsample_add(const UpsampleAdd& call);
+int64_t spatial_pyramid_pool_workspace(const SpatialPyramidPool& call);
+void spatial_pyramid_pool(const SpatialPyramidPool& call);
 int64_t multiscale_mean_workspace(const MultiscaleMean& call);
 void multiscale_mean(const MultiscaleMean& call);
 

@@ -30,7 +30,7 @@ SHAPES = [
 ]  # fmt: skip
 
 FORMATS = ("contiguous", "channels_last")
-DTYPES = (torch.float32, torch.float16)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def in_format(value, memory_format):
@@ -132,7 +132,19 @@ def sums_in_half(dtype):
 
 def widest(channels):
     """The algorithm that "auto" may be whose magnitudes are largest."""
-    return "winograd" if channels >= MIN_CHANNELS else "direct"
+    return winograd() if channels >= MIN_CHANNELS else "direct"
+
+
+def winograd():
+    """The backend's form of Winograd's algorithm."""
+    return "winograd_4x4" if sx.ops.current_backend()[0] == "cpu" else "winograd"
+
+
+def rounded(activated, dtype):
+    """The error of a map that only the native CPU kernels round to the maps' dtype between two of them."""
+    if dtype is not torch.bfloat16:
+        return torch.zeros_like(activated)
+    return oracle.UNIT[dtype] * activated + oracle.TINY[dtype]
 
 
 def half2_error(x, weight):
@@ -179,6 +191,8 @@ class Conv3x3(Case):
         options = self.options(variant)
         if options["algorithm"] == "half2":
             options["algorithm"] = widest(t["x"].shape[1])
+        elif options["algorithm"] == "winograd":
+            options["algorithm"] = winograd()
         return oracle.conv3x3(t["x"], t["weight"], t["bias"], t.get("residual"), **options)
 
     def terms(self, shape, variant):
@@ -195,7 +209,7 @@ class Conv3x3WithSum(Conv3x3):
         return torch.cat(sx.ops.conv3x3_with_sum(algorithm=self.options(variant)["algorithm"], **t), 1)
 
     def expected(self, t, variant):
-        algorithm = self.options(variant)["algorithm"]
+        algorithm = winograd() if variant.startswith("winograd") else "direct"
         total, magnitude = oracle.conv3x3(t["x"], t["weight"], t["bias"], t.get("residual"), False, algorithm)
         return torch.cat([total.clamp(min=0), total], 1), torch.cat([magnitude, magnitude], 1)
 
@@ -229,10 +243,12 @@ class Conv3x3Head(Case):
     def stored(self, t, variant, dtype):
         """Where the convolution and its head are two launches, the map between them is in the maps' dtype."""
         y, _ = oracle.linear(t["x"], t["x"].abs(), t["weight"], t["bias"])
+        activated, _ = oracle.activate(y, y, t.get("scale"), t.get("shift"))
         error = oracle.UNIT[dtype] * y.abs() + oracle.TINY[dtype]
         if self.in_half(variant, dtype):
             error = error + half2_error(t["x"], t["weight"])
-        return oracle.conv(oracle.channels(t.get("scale", torch.ones(1)).abs()) * error, t["head_weight"].abs())
+        error = oracle.channels(t.get("scale", torch.ones(1)).abs()) * error + rounded(activated, dtype)
+        return oracle.conv(error, t["head_weight"].abs())
 
     def in_half(self, variant, dtype):
         return sums_in_half(dtype)
@@ -267,6 +283,11 @@ class LateralAdd(Case):
 
     def expected(self, t, variant):
         return oracle.lateral_add(**self.options(variant), **dict(t, x=t.get("x")))
+
+    def stored(self, t, variant, dtype):
+        activated, _ = oracle.activate(t["tap"], t["tap"], t["scale"], t["shift"])
+        error = oracle.conv(rounded(activated, dtype), t["weight"].abs())
+        return oracle.channels(t.get("out_scale", torch.ones(1)).abs()) * error
 
     def terms(self, shape, variant):
         return shape[1]
@@ -323,14 +344,18 @@ class UpsampleBlend(Case):
     def stored(self, t, variant, dtype):
         """The maps between the operators are in the maps' dtype."""
         y, _ = self.activated(t, variant)
-        error = oracle.UNIT[dtype] * y + oracle.TINY[dtype]
+        tap, _ = oracle.activate(t["tap"], t["tap"], t["scale"], t["shift"])
+        of_tap = oracle.conv(rounded(tap, dtype), t["lateral_weight"].abs())
+        error = oracle.channels(t["out_scale"].abs()) * of_tap + oracle.UNIT[dtype] * y + oracle.TINY[dtype]
         sums = half2_error(y + error, t["weight"]) if self.in_half(variant, dtype) else 0.0
         error = oracle.conv(error, t["weight"].abs()) + sums
         if "head_weight" not in t:
             return error
         hidden, _ = oracle.linear(y, y, t["weight"], t["bias"])
         error = error + oracle.UNIT[dtype] * (hidden.abs() + error) + oracle.TINY[dtype]
-        return oracle.conv(oracle.channels(t["head_scale"].abs()) * error, t["head_weight"].abs())
+        activated, _ = oracle.activate(hidden, hidden, t["head_scale"], t["head_shift"])
+        error = oracle.channels(t["head_scale"].abs()) * error + rounded(activated, dtype)
+        return oracle.conv(error, t["head_weight"].abs())
 
     def in_half(self, variant, dtype):
         return sums_in_half(dtype)

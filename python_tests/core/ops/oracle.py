@@ -77,14 +77,35 @@ def conv(x, weight):
     return y
 
 
-def winograd_magnitude(magnitude, weight):
-    """What F(2×2, 3×3) adds up in absolute values: |A|ᵀ (Σ_c (|G| |g| |G|ᵀ) ∘ (|B|ᵀ |d| |B|)) |A|."""
+def polynomial(roots):
+    """The coefficients of Π (x - root), the lowest power first."""
+    return np.polynomial.polynomial.polyfromroots(roots)
+
+
+def winograd_matrices():
+    """(|B|ᵀ, |G|, |A|ᵀ) of F(4×4, 3×3) by the points 0, ±3/4, ±3/2 and ∞: each row of Bᵀ is Π over the other points q of
+    (x - q), of G (1, p, p²) / Π (p - q), of A the powers of p."""
+    points = [0, 0.75, -0.75, 1.5, -1.5]
+    A = np.array([[p**o for p in points] + [float(o == 3)] for o in range(4)])
+    B, G = np.zeros((6, 6)), np.zeros((6, 3))
+    for i, p in enumerate(points):
+        others = [q for q in points if q != p]
+        B[i, :5] = polynomial(others)
+        G[i] = np.array([1, p, p * p]) / np.prod([p - q for q in others])
+    B[5], G[5, 2] = polynomial(points), 1
+    return [torch.from_numpy(np.abs(m)) for m in (B, G, A)]
+
+
+def winograd_magnitude(magnitude, weight, outputs=2):
+    """What F(2×2, 3×3) or F(4×4, 3×3) adds up in absolute values: |A|ᵀ (Σ_c (|G| |g| |G|ᵀ) ∘ (|B|ᵀ |d| |B|)) |A|."""
     B = torch.tensor([[1, 0, 1, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 1, 0, 1]], dtype=torch.float64)  # |B|ᵀ
     G = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0.5], [0, 0, 1]], dtype=torch.float64)
     A = torch.tensor([[1, 1, 1, 0], [0, 1, 1, 1]], dtype=torch.float64)  # |A|ᵀ
+    if outputs == 4:
+        B, G, A = winograd_matrices()
     height, width = magnitude.shape[2:]
-    padded = torch.nn.functional.pad(magnitude, (1, 1 + width % 2, 1, 1 + height % 2))
-    windows = padded.unfold(2, 4, 2).unfold(3, 4, 2)  # [N, C, H/2, W/2, 4, 4]
+    padded = torch.nn.functional.pad(magnitude, (1, 1 + -width % outputs, 1, 1 + -height % outputs))
+    windows = padded.unfold(2, outputs + 2, outputs).unfold(3, outputs + 2, outputs)  # [N, C, H/2, W/2, 4, 4]
     inputs = torch.einsum("ip,nctupq,jq->nctuij", B, windows, B)
     weights = torch.einsum("ip,kcpq,jq->kcij", G, weight.abs(), G)
     sums = torch.einsum("kcij,nctuij->nktuij", weights, inputs)
@@ -95,7 +116,10 @@ def winograd_magnitude(magnitude, weight):
 def linear(x, magnitude, weight, bias, algorithm="direct"):
     """Convolution with bias, and the magnitude of what an algorithm adds up for it."""
     y = conv(x, weight)
-    m = winograd_magnitude(magnitude, weight) if algorithm == "winograd" else conv(magnitude, weight.abs())
+    if algorithm == "direct":
+        m = conv(magnitude, weight.abs())
+    else:
+        m = winograd_magnitude(magnitude, weight, 4 if algorithm == "winograd_4x4" else 2)
     return (y, m) if bias is None else (y + channels(bias), m + channels(bias.abs()))
 
 

@@ -57,6 +57,7 @@ LAYOUTS = {
 
 
 @cases
+@pytest.mark.each_dtype
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
 @pytest.mark.parametrize("layout", sorted(LAYOUTS))
 def test_any_strides_give_the_bits_of_contiguous_maps(case, dtype, layout, backend, device):
@@ -102,14 +103,15 @@ def test_strides_of_size_1_dimensions_mean_nothing(case, backend, device):
 
 @cases
 def test_parameters_may_have_the_maps_dtype(case, backend, device):
-    """Bias and affine in fp16 beside fp16 maps: the bits of the same values in fp32."""
+    """Bias and affine in half precision beside such maps: the bits of the same values in fp32."""
+    dtype = torch.bfloat16 if backend == "cpu" else torch.float16
     if not case.vectors:
         return
     for shape in (SHAPE,) + case.wide_shapes[:1]:
         for variant in case.variants:
-            t = case.make(shape, variant, torch.float16, device=device)
-            halves = {k: v.half() if k in case.vectors else v for k, v in t.items()}
-            floats = {k: v.half().float() if k in case.vectors else v for k, v in t.items()}
+            t = case.make(shape, variant, dtype, device=device)
+            halves = {k: v.to(dtype) if k in case.vectors else v for k, v in t.items()}
+            floats = {k: v.to(dtype).float() if k in case.vectors else v for k, v in t.items()}
             assert torch.equal(case.call(halves, variant), case.call(floats, variant))
 
 
@@ -263,7 +265,7 @@ def test_misuse_raises_one_clear_sentence(op, arguments, kind, sentence, backend
     assert message.startswith(op + ": ") and ", got " in message and "; " in message
 
 
-@pytest.mark.kernels_only
+@pytest.mark.cuda_source
 def test_the_kernels_refuse_what_would_leave_their_memory(backend):
     """The boundary below Python's checks: a call past them is refused, not run."""
     from swiftnet_ext import _native

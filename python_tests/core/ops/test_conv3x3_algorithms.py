@@ -37,6 +37,7 @@ def test_the_rule(channels, dtype, capability, algorithm):
     assert algorithm_for(channels, dtype, capability) == algorithm
 
 
+@pytest.mark.cuda_source
 @pytest.mark.parametrize("channels", [7, 8, 20])
 @pytest.mark.parametrize("capability", [(6, 1), (6, 2)])
 def test_auto_follows_the_rule(channels, capability, backend, device, monkeypatch):
@@ -46,6 +47,7 @@ def test_auto_follows_the_rule(channels, capability, backend, device, monkeypatc
         assert torch.equal(convolve(device, channels, "auto", dtype), convolve(device, channels, algorithm, dtype))
 
 
+@pytest.mark.cuda_source
 def test_algorithms_round_differently(backend, device):
     """Otherwise the tests would compare one with itself."""
     direct, winograd = convolve(device, 20, "direct"), convolve(device, 20, "winograd")
@@ -56,6 +58,7 @@ def test_algorithms_round_differently(backend, device):
     torch.testing.assert_close(direct, half2, rtol=0.02, atol=0.1)
 
 
+@pytest.mark.cuda_source
 def test_half2_promotes_its_sums(backend, device):
     """fp16 sums alone would stop at 2048, where adding 1 rounds away; of 16 channels they stay below, at 144."""
     x, weight = (torch.ones(*shape, dtype=torch.float16, device=device) for shape in ((1, 256, 3, 3), (1, 256, 3, 3)))

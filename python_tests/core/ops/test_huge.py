@@ -10,7 +10,7 @@ import torch
 import swiftnet_ext as sx
 from swiftnet_ext import _native
 
-pytestmark = pytest.mark.kernels_only
+pytestmark = pytest.mark.cuda_source
 SIDE = 46352  # SIDE² = 2^31 + 1,024,256
 LAST = 40  # rows and columns that are compared, more than the last tiles
 

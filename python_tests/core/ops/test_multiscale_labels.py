@@ -62,7 +62,7 @@ def test_labels_are_the_argmax_of_the_mean(classes, count, draw, memory_format, 
         maps = [in_format(m.to(device), memory_format) for m in draw(classes, count)]
         labels = sx.ops.multiscale_mean(maps, SIZE, order=order, reduce="argmax")
         assert torch.equal(labels, argmax(sx.ops.multiscale_mean(maps, SIZE, order=order)))
-        halves = [m.half() for m in maps]
+        halves = [m.to(torch.bfloat16 if backend == "cpu" else torch.float16) for m in maps]
         labels = sx.ops.multiscale_mean(halves, SIZE, order=order, reduce="argmax")
         mean = sx.ops.multiscale_mean([m.float() for m in halves], SIZE, order=order)
         assert torch.equal(labels, argmax(mean))
@@ -78,7 +78,7 @@ def test_labels_of_resized_logits_have_no_differing_pixel(classes, memory_format
         logits = in_format(logits.to(device), memory_format)
         for factor in (1, 2, 4):
             size = (factor * logits.shape[2], factor * logits.shape[3])
-            for x in (logits, logits.half()):
+            for x in (logits, logits.to(torch.bfloat16 if backend == "cpu" else torch.float16)):
                 labels = sx.ops.multiscale_mean([x], size, order="resize_then_softmax", reduce="argmax")
                 resized = F.interpolate(logits.double(), size, mode="bilinear", align_corners=False)
                 assert torch.equal(labels, argmax(resized))

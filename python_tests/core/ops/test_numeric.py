@@ -8,7 +8,13 @@ import swiftnet_ext as sx
 from . import oracle
 from .cases import CASES, COMBINATIONS, DTYPES, FORMATS, IDS, SHAPES, bound, to_double
 
-dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
+each_dtype = pytest.mark.each_dtype
+
+
+def dtypes(test):
+    return each_dtype(pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])(test))
+
+
 formats = pytest.mark.parametrize("memory_format", FORMATS)
 
 
@@ -16,6 +22,7 @@ def is_channels_last(y):
     return y.is_contiguous(memory_format=torch.channels_last) and not y.is_contiguous()
 
 
+@each_dtype
 @pytest.mark.parametrize("case, variant, dtype", COMBINATIONS)
 @formats
 def test_error_is_within_the_derived_bound(case, variant, dtype, memory_format, backend, device):
@@ -81,9 +88,12 @@ EXACT_SHAPES = [
 ]  # fmt: skip
 
 
+@each_dtype
 @pytest.mark.parametrize("case, variant, dtype", [c for c in COMBINATIONS if c.values[0].name in IDS[:1] + IDS[3:]])
 @formats
 def test_exact_arithmetic_has_no_differing_bit(case, variant, dtype, memory_format, backend, device):
+    if backend == "cpu" and variant.startswith("winograd"):
+        pytest.skip("F(4×4) multiplies by fractions that are not of powers of two")
     for shape in EXACT_SHAPES:
         t = case.make(shape, variant, dtype, memory_format, device, rand=_integers(-case.integers, case.integers))
         value, magnitude = case.expected(to_double(t), variant)

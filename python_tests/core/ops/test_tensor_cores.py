@@ -17,7 +17,7 @@ from swiftnet_ext.ops.conv3x3 import algorithm_for
 from . import oracle
 from .cases import in_format, to_double
 
-pytestmark = pytest.mark.kernels_only
+pytestmark = pytest.mark.cuda_source
 
 DTYPES = (torch.float16, torch.bfloat16)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
