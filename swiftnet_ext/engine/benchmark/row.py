@@ -1,0 +1,174 @@
+"""One row, in a process of its own: python -m swiftnet_ext.engine.benchmark.row JOB RESULT, both JSON files."""
+
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ...data.images import read_image
+from ...data.synthetic import render_scene
+from ...files import replacing
+from ...models import SwiftNet, build_model, load_checkpoint
+from .plan import DTYPES, Case, Effort
+from .sides import MAKERS, Missing, Setup, Side, labels_of, reference_labels
+from .timing import Deadline, Memory, Timed, at_most, in_turns, quartiles, reason_of
+
+SEED = 0
+IMAGES = 4  # of those that are named; a user's calls take them in turn
+# share of the pixels whose label may differ from eager fp32's, or twice as many as eager's own in the dtype
+ALLOWED_UNEQUAL = {"fp32": 1e-4, "bf16": 1e-2, "fp16": 2e-3}
+RESERVED = 0.35  # of a row's time, for the turns: preparing a side takes no more than the rest
+
+
+class Job(NamedTuple):
+    """What a row's process is told."""
+
+    case: Case
+    peers: Sequence[str]
+    images: Sequence[str]  # files; a scene is rendered where there are none
+    threads: int
+    effort: Effort
+    seconds: Optional[float]
+
+
+def network_of(case: Case, images: List[np.ndarray]) -> Tuple[SwiftNet, str]:
+    """(network, what its weights are). Random weights get the batch statistics of an image, or all maps would fade."""
+    if case.weights is not None:
+        model = load_checkpoint(case.weights)
+        return model, model.loaded_from.replace(str(Path(case.weights).resolve().parent) + "/", "")
+    torch.manual_seed(SEED)
+    model = build_model(case.model).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # an average over all batches; here of one
+    small = np.asarray(Image.fromarray(images[0]).resize((256, 128)))
+    with torch.no_grad():
+        model(torch.from_numpy(small).permute(2, 0, 1)[None].float())
+    return model.eval(), f"random, seed {SEED}, batch statistics of the image"
+
+
+def images_of(case: Case, files: Sequence[str]) -> Tuple[List[np.ndarray], str]:
+    """(uint8 RGB images scaled to the case's size, what they are)."""
+    size = case.width, case.height
+    if files:
+        found = [Image.fromarray(read_image(file)).resize(size, Image.Resampling.BILINEAR) for file in files[:IMAGES]]
+        said = ", ".join(Path(file).name for file in files[:IMAGES]) + ", scaled"
+    else:
+        found = [Image.fromarray(render_scene(seed).image).resize(size, Image.Resampling.BILINEAR) for seed in (1, 2)]
+        said = "rendered scenes 1 and 2, scaled"
+    return [np.array(image) for image in found], said
+
+
+def _prepared(
+    job: Job, setup: Setup, expected: List[np.ndarray], deadline: Deadline
+) -> Tuple[Dict[str, Side], Dict[str, List[np.ndarray]], Dict[str, Dict[str, Any]], Dict[str, str]]:
+    """(sides, their labels, what is known of them, why others can't be had)."""
+    sides: Dict[str, Side] = {}
+    labels: Dict[str, List[np.ndarray]] = {}
+    known: Dict[str, Dict[str, Any]] = {}
+    missing: Dict[str, str] = {}
+    reserve = 0.0 if job.seconds is None else RESERVED * job.seconds
+    for name in ("ours", *job.peers):
+        try:
+            with at_most(deadline.left() - reserve):
+                memory = Memory(setup.device)
+                side = MAKERS[name](setup)
+                found = [labels_of(side.call(i)) for i in range(len(setup.images))]
+                known[name] = {"what": side.what, "memory_mb": _short(memory.added(side.call))}
+            sides[name], labels[name] = side, found
+        except Missing as reason:
+            missing[name] = str(reason)
+        except Exception as error:
+            missing[name] = reason_of(error)
+    for name, found in labels.items():
+        known[name]["equal_to_fp32"] = equal_share(found, expected)
+    return sides, labels, known, missing
+
+
+def equal_share(labels: List[np.ndarray], expected: List[np.ndarray]) -> float:
+    """Of all pixels."""
+    if any(a.shape != b.shape for a, b in zip(labels, expected)):
+        return 0.0
+    return statistics.fmean(float((a == b).mean()) for a, b in zip(labels, expected))
+
+
+def take_out_wrong(dtype: str, sides: Dict[str, Side], known: Dict[str, Dict[str, Any]], missing: Dict[str, str]) -> None:
+    """A side whose labels are not the network's is not timed."""
+    unequal = {name: 1 - known[name]["equal_to_fp32"] for name in sides}
+    allowed = max(ALLOWED_UNEQUAL[dtype], 2 * unequal.get("eager", 0.0))
+    for name in list(sides):
+        if not unequal[name] <= allowed:
+            missing[name] = f"wrong labels: {unequal[name]:.2%} of the pixels differ from eager fp32, allowed {allowed:.2%}"
+            del sides[name]
+
+
+def columns_of(timed: Timed) -> Dict[str, Any]:
+    low, median, high = (1000 * seconds for seconds in quartiles(timed.samples))
+    figures = {"ms": median, "q1_ms": low, "q3_ms": high, "fps": 1000 / median}
+    rounded: Dict[str, Any] = {name: _short(value) for name, value in figures.items()}
+    return {**rounded, "samples": len(timed.samples), "page_faults": round(timed.faults / timed.calls)}
+
+
+def summary(sides: Dict[str, Dict[str, Any]], missing: Dict[str, str]) -> Dict[str, Any]:
+    """The best peer, and every side's time as a ratio: how many times as fast it is as that peer."""
+    peers = {name: side["ms"] for name, side in sides.items() if name != "ours"}
+    best = min(peers, key=lambda name: peers[name], default=None)
+    for side in sides.values():
+        side["ratio"] = None if best is None else _short(peers[best] / side["ms"])
+    ours = sides.get("ours", {})
+    wrong = missing.get("ours", "").startswith("wrong")
+    return {
+        "status": "failed" if wrong else "measured" if ours else "not measured",
+        "best_peer": best,
+        "ratio": ours.get("ratio"),
+        "sides": sides,
+        "missing": missing,
+    }
+
+
+def measure(job: Job) -> Dict[str, Any]:
+    case, deadline = job.case, Deadline(job.seconds)
+    device = torch.device(case.device)
+    torch.set_num_threads(job.threads)
+    images, said = images_of(case, job.images)
+    model, weights = network_of(case, images)
+    with tempfile.TemporaryDirectory() as folder:
+        setup = Setup(model, images, DTYPES[case.dtype], device, case.loop, job.threads, Path(folder))
+        expected = reference_labels(setup)
+        sides, labels, known, missing = _prepared(job, setup, expected, deadline)
+        take_out_wrong(case.dtype, sides, known, missing)
+        calls = {name: side.call for name, side in sides.items()}
+        times, failed = in_turns(calls, case.loop, len(images), device, job.effort, deadline)
+    missing.update(failed)
+    for name in times:
+        known[name]["equal_to_ours"] = equal_share(labels[name], labels["ours"]) if "ours" in labels else None
+    found = {name: {**columns_of(timed), **known[name]} for name, timed in times.items()}
+    about = {"weights_are": weights, "images_are": said, "classes": model.num_classes}
+    return {**case._asdict(), **about, "threads": job.threads, **summary(found, missing)}
+
+
+def _short(value: Optional[float]) -> Optional[float]:
+    return None if value is None else float(f"{value:.4g}")
+
+
+def main(job_file: str, result_file: str) -> None:
+    told = json.loads(Path(job_file).read_text())
+    if "kernels" in told:
+        from .kernels import measure_kernels
+
+        result: Any = measure_kernels(**told["kernels"])
+    else:
+        told["case"], told["effort"] = Case(*told["case"]), Effort(*told["effort"])
+        result = measure(Job(**told))
+    with replacing(Path(result_file)) as temporary:
+        temporary.write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,144 @@
+"""A benchmark's run: each row in a process of its own, with its own allocator settings; the file is whole after each row."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence
+
+import torch
+
+from ...files import replacing
+from ..provenance import provenance
+from .plan import TUNABLES, BenchmarkError, Case, Effort, case_of
+from .row import Job
+from .timing import Deadline
+
+GRACE = 5.0  # seconds: a row that did not stop by itself is stopped
+LEAST = 8.0  # seconds that a row takes at least: it is not begun with less
+SAME = ("device", "commit", "torch", "threads", "effort", "images")  # what rows of one file have in common
+
+
+class Plan(NamedTuple):
+    """What the command was asked for."""
+
+    cases: Sequence[Case]
+    peers: Sequence[str]
+    images: Sequence[str]
+    threads: int
+    effort: Effort
+    seconds: Optional[float]  # for everything; None without a limit
+    share: bool  # every row gets an equal part of what is left, so that each is measured
+    command: str
+
+
+def new_file(plan: Plan) -> Dict[str, Any]:
+    head = provenance(plan.command, torch.device(plan.cases[0].device))
+    about = {"threads": plan.threads, "effort": list(plan.effort), "images": [Path(i).name for i in plan.images]}
+    return {**head, **about, "tunables": TUNABLES, "rows": [], "kernels": []}
+
+
+def resumed(path: Path, plan: Plan) -> Dict[str, Any]:
+    """The file of an interrupted run, without the rows that are to be measured again; a new one where there is none.
+
+    Raises:
+        BenchmarkError: it is no such file, or of another commit, device, PyTorch or effort.
+    """
+    new = new_file(plan)
+    if not path.is_file():
+        return new
+    try:
+        old = json.loads(path.read_text())
+        different = [name for name in SAME if old[name] != new[name]]
+        old["rows"] = [row for row in old["rows"] if row["status"] == "measured" and case_of(row)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BenchmarkError(f"{path}: is no file of swiftnet benchmark ({type(error).__name__}: {error}); name another")
+    if different:
+        name = different[0]
+        raise BenchmarkError(
+            f"{path}: --resume needs the same {name}, expected {new[name]}, got {old[name]}; "
+            "leave --resume out, or name another folder by --out"
+        )
+    return {**old, "command": new["command"], "date": new["date"]}
+
+
+def write(path: Path, report: Dict[str, Any]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def environment(allocator: str) -> Dict[str, str]:
+    """Of a row's process."""
+    found = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    if allocator == "tuned":
+        found["GLIBC_TUNABLES"] = TUNABLES
+    return found
+
+
+def in_process(job: Dict[str, Any], allocator: str, seconds: Optional[float]) -> Dict[str, Any]:
+    """A job's result, or {"reason": why there is none}. Its process and what that began are gone afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        told, result = Path(folder) / "job.json", Path(folder) / "result.json"
+        told.write_text(json.dumps(job))
+        command = [sys.executable, "-m", "swiftnet_ext.engine.benchmark.row", str(told), str(result)]
+        with open(Path(folder) / "errors", "w+b") as errors:
+            process = subprocess.Popen(
+                command, env=environment(allocator), stdout=errors, stderr=errors, start_new_session=True
+            )
+            try:
+                process.wait(None if seconds is None else seconds + GRACE)
+            except subprocess.TimeoutExpired:
+                return {"reason": "stopped: it took more time than was left"}
+            finally:
+                _end(process)
+            if result.is_file():
+                return json.loads(result.read_text())
+            errors.seek(0)
+            lines = errors.read().decode(errors="replace").strip().splitlines() or ["no message"]
+        return {"reason": f"exit status {process.returncode}: {lines[-1][:300]}"}
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)  # it leads a group of its own, with compilers that it began
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
+def run(plan: Plan, path: Path, resume: bool, say: Callable[[str], None]) -> Dict[str, Any]:
+    """Measures what `path` lacks and writes it anew after each row; `say` gets a line for each.
+
+    Rows for which no time is left are in the file as not measured, and --resume measures them.
+    """
+    report = resumed(path, plan) if resume else new_file(plan)
+    done = {case_of(row) for row in report["rows"]}
+    wanted = [case for case in plan.cases if case not in done]
+    deadline = Deadline(plan.seconds)
+    for place, case in enumerate(wanted):
+        left = deadline.left() - GRACE
+        seconds = None if plan.seconds is None else left / (len(wanted) - place) if plan.share else left
+        if left < LEAST:
+            row: Dict[str, Any] = {"reason": "no time left; --resume goes on"}
+        else:
+            job = Job(case, plan.peers, plan.images, plan.threads, plan.effort, seconds)
+            row = in_process(job._asdict(), case.allocator, seconds)
+        if "reason" in row:
+            row = {**case._asdict(), "status": "not measured", "reason": row["reason"], "sides": {}, "missing": {}}
+        report["rows"].append(row)
+        write(path, report)
+        say(f"[{place + 1}/{len(wanted)}] {case.title()}: {line_of(row)}")
+    return report
+
+
+def line_of(row: Dict[str, Any]) -> str:
+    """A row in a line."""
+    if not row["sides"]:
+        return f"{row['status']}, {row.get('reason') or '; '.join(map(': '.join, row['missing'].items()))}"
+    parts = [f"{name} {side['ms']:.1f} ms" for name, side in row["sides"].items()]
+    parts += [f"{name} {reason}" for name, reason in row["missing"].items()]
+    ratio = "" if row["ratio"] is None else f" (ours {row['ratio']:.2f} times as fast as {row['best_peer']})"
+    return ", ".join(parts) + ratio
