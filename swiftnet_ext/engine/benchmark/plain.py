@@ -56,6 +56,11 @@ def _plain(module: Any) -> Any:
     return nn.Sequential(OrderedDict(module._modules)) if isinstance(module, BNReLUConv) else module
 
 
+def channels_last(module: Any) -> None:
+    """Lays its weights out so, in place."""
+    module.to(memory_format=torch.channels_last)
+
+
 class PlainNetwork(nn.Module):
     """A copy of a network in eval mode, channels_last, on a device and in a dtype.
 
@@ -63,13 +68,17 @@ class PlainNetwork(nn.Module):
     dtype.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, model: SwiftNet, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
         copied = copy.deepcopy(model)
         self.backbone = _plain(copied.backbone)
         self.head = nn.Sequential(OrderedDict(copied.logits._modules))
         mean, std = self.backbone.img_mean, self.backbone.img_std
-        self.to(device=device, dtype=dtype, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.to(device, dtype).eval().requires_grad_(False)
+        channels_last(self)
         self.register_buffer("mean", mean.to(device, torch.float32))
         self.register_buffer("std", std.to(device, torch.float32))
 

@@ -1,5 +1,6 @@
 """A benchmark's run: each row in a process of its own, with its own allocator settings; the file is whole after each row."""
 
+import contextlib
 import json
 import os
 import signal
@@ -7,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Union
 
 import torch
 
@@ -19,13 +20,23 @@ from .timing import Deadline
 
 GRACE = 5.0  # seconds: a row that did not stop by itself is stopped
 LEAST = 8.0  # seconds that a row takes at least: it is not begun with less
+NO_TIME = "no time left; --resume goes on"
 SAME = ("device", "commit", "torch", "threads", "effort", "images")  # what rows of one file have in common
+
+
+class Kernels(NamedTuple):
+    """At which size and dtype the native kernels are measured."""
+
+    width: int
+    height: int
+    dtype: str
 
 
 class Plan(NamedTuple):
     """What the command was asked for."""
 
     cases: Sequence[Case]
+    kernels: Sequence[Kernels]
     peers: Sequence[str]
     images: Sequence[str]
     threads: int
@@ -55,7 +66,9 @@ def resumed(path: Path, plan: Plan) -> Dict[str, Any]:
         different = [name for name in SAME if old[name] != new[name]]
         old["rows"] = [row for row in old["rows"] if row["status"] == "measured" and case_of(row)]
     except (ValueError, KeyError, TypeError) as error:
-        raise BenchmarkError(f"{path}: is no file of swiftnet benchmark ({type(error).__name__}: {error}); name another")
+        raise BenchmarkError(
+            f"{path}: is no file of swiftnet benchmark ({type(error).__name__}: {error}); name another"
+        )
     if different:
         name = different[0]
         raise BenchmarkError(
@@ -102,10 +115,8 @@ def in_process(job: Dict[str, Any], allocator: str, seconds: Optional[float]) ->
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)  # it leads a group of its own, with compilers that it began
-    except ProcessLookupError:
-        pass
     process.wait()
 
 
@@ -116,22 +127,49 @@ def run(plan: Plan, path: Path, resume: bool, say: Callable[[str], None]) -> Dic
     """
     report = resumed(path, plan) if resume else new_file(plan)
     done = {case_of(row) for row in report["rows"]}
+    there = {Kernels(row["width"], row["height"], row["dtype"]) for row in report["kernels"]}
+    kernels = [where for where in plan.kernels if where not in there]
     wanted = [case for case in plan.cases if case not in done]
-    deadline = Deadline(plan.seconds)
-    for place, case in enumerate(wanted):
+    deadline, jobs = Deadline(plan.seconds), len(kernels) + len(wanted)
+    write(path, report)
+    queue: List[Union[Case, Kernels]] = [*kernels, *wanted]
+    for place, job in enumerate(queue):
         left = deadline.left() - GRACE
-        seconds = None if plan.seconds is None else left / (len(wanted) - place) if plan.share else left
-        if left < LEAST:
-            row: Dict[str, Any] = {"reason": "no time left; --resume goes on"}
+        seconds = None if plan.seconds is None else left / (jobs - place) if plan.share else left
+        enough = left >= LEAST
+        if isinstance(job, Case):
+            row = _measured(job, plan, seconds) if enough else {"reason": NO_TIME}
+            if "reason" in row:
+                row = {**job._asdict(), "status": "not measured", "reason": row["reason"], "sides": {}, "missing": {}}
+            report["rows"].append(row)
+            line = f"{job.title()}: {line_of(row)}"
+        elif enough:
+            line = _kernels_measured(job, plan, left, report)
         else:
-            job = Job(case, plan.peers, plan.images, plan.threads, plan.effort, seconds)
-            row = in_process(job._asdict(), case.allocator, seconds)
-        if "reason" in row:
-            row = {**case._asdict(), "status": "not measured", "reason": row["reason"], "sides": {}, "missing": {}}
-        report["rows"].append(row)
+            line = f"kernels: {NO_TIME}"
         write(path, report)
-        say(f"[{place + 1}/{len(wanted)}] {case.title()}: {line_of(row)}")
+        say(f"[{place + 1}/{jobs}] {line}")
     return report
+
+
+def _measured(case: Case, plan: Plan, seconds: Optional[float]) -> Dict[str, Any]:
+    job = Job(case, plan.peers, plan.images, plan.threads, plan.effort, seconds)
+    return in_process(job._asdict(), case.allocator, seconds)
+
+
+def _kernels_measured(job: Kernels, plan: Plan, left: float, report: Dict[str, Any]) -> str:
+    """Puts the kernels' rows into the report; gives a line that says them."""
+    told = {**job._asdict(), "threads": plan.threads, "effort": plan.effort}
+    found = in_process({"kernels": told}, "tuned", None if plan.seconds is None else left)
+    title = f"kernels {job.width}x{job.height} {job.dtype}"
+    if "reason" in found:
+        return f"{title}: not measured, {found['reason']}"
+    report["kernels"] += found["rows"]
+    report["copy_gbps"] = found["copy_gbps"] or report.get("copy_gbps")
+    parts = [f"{r['kernel']} {r['of_floor']:.2f} x" for r in found["rows"] if r["status"] == "measured"]
+    missing = [r["reason"] for r in found["rows"] if r["status"] != "measured"]
+    said = f"{', '.join(parts)} of their floors (a copy of {found['copy_gbps']:.1f} GB/s)" if parts else ""
+    return f"{title}: " + "; ".join([*[said][: len(parts)], *(f"not measured, {reason}" for reason in missing[:1])])
 
 
 def line_of(row: Dict[str, Any]) -> str:

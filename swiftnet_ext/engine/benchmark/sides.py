@@ -1,5 +1,6 @@
 """The sides of a row: ours, and what a user would pick instead, each as it is fastest. Optional ones are imported late."""
 
+import copy
 import logging
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Tuple
@@ -12,7 +13,7 @@ import swiftnet_ext
 
 from ...models import SwiftNet
 from ..export import export_onnx
-from .plain import PlainNetwork, PlainSegmenter
+from .plain import PlainNetwork, PlainSegmenter, channels_last
 
 
 class Missing(Exception):
@@ -54,9 +55,8 @@ def ours(setup: Setup) -> Side:
     if callable(optimize):
         fast, what = optimize(setup.model, device=setup.device, dtype=setup.dtype), "optimize"
     else:
-        from copy import deepcopy
-
-        fast = deepcopy(setup.model).to(setup.device, setup.dtype, memory_format=torch.channels_last)
+        fast = copy.deepcopy(setup.model).to(setup.device, setup.dtype)
+        channels_last(fast)
         what = "model.segment"
     if setup.loop == "user":
         return Side(lambda i: fast.segment(setup.images[i]), what)
@@ -102,7 +102,9 @@ def compiled(setup: Setup) -> Side:
         return torch.compile(module, dynamic=False, **options)
 
     # freezing asks for no gradients, and is not made for inference mode
-    return _in_torch(setup, prepare, torch.no_grad, ", ".join([f"torch {torch.__version__}, freezing", *options.values()]))
+    return _in_torch(
+        setup, prepare, torch.no_grad, ", ".join([f"torch {torch.__version__}, freezing", *options.values()])
+    )
 
 
 def _onnx_file(setup: Setup) -> Path:
@@ -156,7 +158,9 @@ def onnx_runtime(setup: Setup) -> Side:
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(_onnx_file(setup)), options, providers=[wanted])
     inputs, name = _inputs(setup), session.get_inputs()[0].name
-    return Side(lambda i: _result(setup, session.run(None, {name: inputs[i]})[0]), f"onnxruntime {onnxruntime.__version__}")
+    return Side(
+        lambda i: _result(setup, session.run(None, {name: inputs[i]})[0]), f"onnxruntime {onnxruntime.__version__}"
+    )
 
 
 def openvino(setup: Setup) -> Side:
@@ -190,8 +194,8 @@ MAKERS: Dict[str, Callable[[Setup], Side]] = {
 }
 
 
-def reference_labels(setup: Setup) -> List[np.ndarray]:
-    """Of every image, by the plain network in fp32."""
-    segmenter = PlainSegmenter(PlainNetwork(setup.model, setup.device, torch.float32)).eval()
+def reference_labels(setup: Setup, dtype: torch.dtype) -> List[np.ndarray]:
+    """Of every image, by the plain network in a dtype."""
+    segmenter = PlainSegmenter(PlainNetwork(setup.model, setup.device, dtype)).eval()
     with torch.inference_mode():
         return [segmenter(torch.from_numpy(image).to(setup.device)).cpu().numpy() for image in setup.images]

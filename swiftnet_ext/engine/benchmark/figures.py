@@ -1,0 +1,82 @@
+"""A report's charts, as the supplement's figures 1 to 3: speed over resolution, half precision, the pyramid."""
+
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Sequence, Tuple
+
+from .plan import PEERS
+
+Rows = List[Dict[str, Any]]
+Point = Tuple[int, int, float]
+
+
+def timed(report: Dict[str, Any]) -> Rows:
+    """The rows for charts: of the user's loop with the tuned allocator, or of what there is instead."""
+    rows = [row for row in report["rows"] if row["status"] == "measured"]
+    for field, preferred in (("loop", "user"), ("allocator", "tuned")):
+        found = [row for row in rows if row[field] == preferred]
+        rows = found or rows
+    return rows
+
+
+def points(rows: Rows, side: str) -> List[Point]:
+    """(width, height, frames a second) of a side, or of the "best peer", of every row that has it."""
+    found = [(row, row["sides"].get(row["best_peer"] if side == "best peer" else side)) for row in rows]
+    return [(row["width"], row["height"], column["fps"]) for row, column in found if column]
+
+
+def _lines(rows: Rows, by: Callable[[Dict[str, Any]], str], sides: Sequence[str]) -> List[Tuple[Any, ...]]:
+    """One colour for each value of `by`; ours solid, the best peer dashed."""
+    lines: List[Tuple[Any, ...]] = []
+    for series, value in enumerate(dict.fromkeys(by(row) for row in rows)):
+        some = [row for row in rows if by(row) == value]
+        for side in sides:
+            found = points(some, side)
+            if found:
+                lines.append((f"{value}, {side}", "-" if side == "ours" else "--", series, found))
+    return lines
+
+
+def _model(row: Dict[str, Any]) -> str:
+    return row["model"].replace("swiftnet_", "")
+
+
+def draw(report: Dict[str, Any], folder: Path) -> List[Path]:
+    """Writes the charts for which there are rows; gives their files.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    from ..charts import over_resolution
+
+    rows = timed(report)
+    by_dtype = {
+        dtype: [row for row in rows if row["dtype"] == dtype] for dtype in dict.fromkeys(r["dtype"] for r in rows)
+    }
+    half = [dtype for dtype in by_dtype if dtype != "fp32"] or list(by_dtype)
+    fast = by_dtype[half[0]] if half else []
+    pyramids = {_model(row).replace("pyr_", "") for row in fast if "pyr_" in row["model"]}
+    single = [row for row in fast if "pyr_" not in row["model"]]
+    of_both = [row for row in fast if _model(row).replace("pyr_", "") in pyramids]
+    wanted = {
+        "resolution": (
+            _lines(single or fast, _model, ("ours", "best peer")),
+            f"Ours and the best peer, {''.join(half[:1])}",
+        ),
+        "precision": (
+            _lines(rows, lambda row: f"{_model(row)} {row['dtype']}", ("ours",)) if len(by_dtype) > 1 else [],
+            "Ours, fp32 and half precision",
+        ),
+        "pyramid": (
+            _lines(of_both, _model, ("ours",))
+            if {r["model"] for r in of_both} - {r["model"] for r in of_both if "pyr" in r["model"]}
+            else [],
+            "Ours, single scale and pyramid",
+        ),
+        "peers": (_lines(single or fast, _model, ("ours", *PEERS)), f"Ours and every peer, {''.join(half[:1])}"),
+    }
+    files = []
+    for name, (lines, title) in wanted.items():
+        if lines:
+            files.append(folder / f"benchmark_{name}.png")
+            over_resolution(lines, files[-1], f"{title}; {report['device']}, {report['date']}")
+    return files
