@@ -36,8 +36,12 @@ def _lines(rows: Rows, by: Callable[[Dict[str, Any]], str], sides: Sequence[str]
     return lines
 
 
-def _model(row: Dict[str, Any]) -> str:
+def _network(row: Dict[str, Any]) -> str:
     return row["model"].replace("swiftnet_", "")
+
+
+def _encoder(row: Dict[str, Any]) -> str:
+    return row["model"].split("_")[-1]
 
 
 def draw(report: Dict[str, Any], folder: Path) -> List[Path]:
@@ -54,25 +58,19 @@ def draw(report: Dict[str, Any], folder: Path) -> List[Path]:
     }
     half = [dtype for dtype in by_dtype if dtype != "fp32"] or list(by_dtype)
     fast = by_dtype[half[0]] if half else []
-    pyramids = {_model(row).replace("pyr_", "") for row in fast if "pyr_" in row["model"]}
-    single = [row for row in fast if "pyr_" not in row["model"]]
-    of_both = [row for row in fast if _model(row).replace("pyr_", "") in pyramids]
+    pyramids = [row for row in fast if "_pyr_" in row["model"]]
+    single = [row for row in fast if row not in pyramids]
+    encoders = {_encoder(row) for row in pyramids} & {_encoder(row) for row in single}
+    both = [row for row in fast if _encoder(row) in encoders]
+    name = ", ".join(half[:1])
     wanted = {
-        "resolution": (
-            _lines(single or fast, _model, ("ours", "best peer")),
-            f"Ours and the best peer, {''.join(half[:1])}",
-        ),
+        "resolution": (_lines(single or fast, _network, ("ours", "best peer")), f"Ours and the best peer, {name}"),
         "precision": (
-            _lines(rows, lambda row: f"{_model(row)} {row['dtype']}", ("ours",)) if len(by_dtype) > 1 else [],
+            _lines(rows, lambda row: f"{_network(row)} {row['dtype']}", ("ours",)) if len(by_dtype) > 1 else [],
             "Ours, fp32 and half precision",
         ),
-        "pyramid": (
-            _lines(of_both, _model, ("ours",))
-            if {r["model"] for r in of_both} - {r["model"] for r in of_both if "pyr" in r["model"]}
-            else [],
-            "Ours, single scale and pyramid",
-        ),
-        "peers": (_lines(single or fast, _model, ("ours", *PEERS)), f"Ours and every peer, {''.join(half[:1])}"),
+        "pyramid": (_lines(both, _network, ("ours",)), f"Ours, single scale and pyramid, {name}"),
+        "peers": (_lines(single or fast, _network, ("ours", *PEERS)), f"Ours and every peer, {name}"),
     }
     files = []
     for name, (lines, title) in wanted.items():

@@ -43,14 +43,18 @@ class Case(NamedTuple):
 
 
 class Effort(NamedTuple):
-    """How long sides are timed: in each round each side's turn is about `turn` seconds, and at most `calls` calls."""
+    """How long sides are timed: in each round each side's turn is about `turn` seconds, and at most `calls` calls.
+
+    A user's calls take `images` images in turn.
+    """
 
     rounds: int
     turn: float
     calls: int
+    images: int
 
 
-FULL, QUICK = Effort(9, 0.6, 50), Effort(3, 0.25, 20)
+FULL, QUICK = Effort(9, 0.6, 50, 4), Effort(3, 0.25, 20, 1)
 
 
 def size_of(text: str) -> Tuple[int, int]:

@@ -20,7 +20,6 @@ from .sides import MAKERS, Missing, Setup, Side, labels_of, reference_labels
 from .timing import Deadline, Memory, Timed, at_most, in_turns, quartiles, reason_of
 
 SEED = 0
-IMAGES = 4  # of those that are named; a user's calls take them in turn
 # share of the pixels whose label may differ from eager fp32's, or twice as many as differ in eager of the same dtype
 ALLOWED_UNEQUAL = {"fp32": 1e-4, "bf16": 1e-2, "fp16": 2e-3}
 RESERVED = 0.35  # of a row's time, for the turns: preparing a side takes no more than the rest
@@ -34,7 +33,7 @@ class Job(NamedTuple):
     images: Sequence[str]  # files; a scene is rendered where there are none
     threads: int
     effort: Effort
-    seconds: Optional[float]
+    end: Optional[float]  # by time.monotonic, which all processes share; None without a limit
 
 
 def network_of(case: Case, images: List[np.ndarray]) -> Tuple[SwiftNet, str]:
@@ -47,22 +46,22 @@ def network_of(case: Case, images: List[np.ndarray]) -> Tuple[SwiftNet, str]:
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None  # an average over all batches; here of one
-    small = np.asarray(Image.fromarray(images[0]).resize((256, 128)))
+    small = np.array(Image.fromarray(images[0]).resize((256, 128)))
     with torch.no_grad():
         model(torch.from_numpy(small).permute(2, 0, 1)[None].float())
     return model.eval(), f"random, seed {SEED}, batch statistics of the image"
 
 
-def images_of(case: Case, files: Sequence[str]) -> Tuple[List[np.ndarray], str]:
+def images_of(case: Case, files: Sequence[str], count: int) -> Tuple[List[np.ndarray], str]:
     """(uint8 RGB images scaled to the case's size, what they are)."""
-    size = case.width, case.height
     if files:
-        found = [Image.fromarray(read_image(file)).resize(size, Image.Resampling.BILINEAR) for file in files[:IMAGES]]
-        said = ", ".join(Path(file).name for file in files[:IMAGES]) + ", scaled"
+        found = [read_image(file) for file in files[:count]]
+        said = ", ".join(Path(file).name for file in files[:count])
     else:
-        found = [Image.fromarray(render_scene(seed).image).resize(size, Image.Resampling.BILINEAR) for seed in (1, 2)]
-        said = "rendered scenes 1 and 2, scaled"
-    return [np.array(image) for image in found], said
+        found = [render_scene(seed).image for seed in range(1, count + 1)]
+        said = f"{count} rendered scenes"
+    size, by = (case.width, case.height), Image.Resampling.BILINEAR
+    return [np.array(Image.fromarray(image).resize(size, by)) for image in found], said + ", scaled"
 
 
 def _prepared(
@@ -73,7 +72,7 @@ def _prepared(
     labels: Dict[str, List[np.ndarray]] = {}
     known: Dict[str, Dict[str, Any]] = {}
     missing: Dict[str, str] = {}
-    reserve = 0.0 if job.seconds is None else RESERVED * job.seconds
+    reserve = 0.0 if job.end is None else RESERVED * deadline.left()
     for name in ("ours", *job.peers):
         try:
             with at_most(deadline.left() - reserve):
@@ -136,10 +135,10 @@ def summary(sides: Dict[str, Dict[str, Any]], missing: Dict[str, str]) -> Dict[s
 
 
 def measure(job: Job) -> Dict[str, Any]:
-    case, deadline = job.case, Deadline(job.seconds)
+    case, deadline = job.case, Deadline(job.end)
     device = torch.device(case.device)
     torch.set_num_threads(job.threads)
-    images, said = images_of(case, job.images)
+    images, said = images_of(case, job.images, job.effort.images)
     model, weights = network_of(case, images)
     with tempfile.TemporaryDirectory() as folder:
         setup = Setup(model, images, DTYPES[case.dtype], device, case.loop, job.threads, Path(folder))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Union
 
@@ -106,7 +107,7 @@ def in_process(job: Dict[str, Any], allocator: str, seconds: Optional[float]) ->
             except subprocess.TimeoutExpired:
                 return {"reason": "stopped: it took more time than was left"}
             finally:
-                _end(process)
+                _kill(process)
             if result.is_file():
                 return json.loads(result.read_text())
             errors.seek(0)
@@ -114,7 +115,7 @@ def in_process(job: Dict[str, Any], allocator: str, seconds: Optional[float]) ->
         return {"reason": f"exit status {process.returncode}: {lines[-1][:300]}"}
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
+def _kill(process: "subprocess.Popen[bytes]") -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)  # it leads a group of its own, with compilers that it began
     process.wait()
@@ -130,7 +131,7 @@ def run(plan: Plan, path: Path, resume: bool, say: Callable[[str], None]) -> Dic
     there = {Kernels(row["width"], row["height"], row["dtype"]) for row in report["kernels"]}
     kernels = [where for where in plan.kernels if where not in there]
     wanted = [case for case in plan.cases if case not in done]
-    deadline, jobs = Deadline(plan.seconds), len(kernels) + len(wanted)
+    deadline, jobs = Deadline(_end(plan.seconds)), len(kernels) + len(wanted)
     write(path, report)
     queue: List[Union[Case, Kernels]] = [*kernels, *wanted]
     for place, job in enumerate(queue):
@@ -152,8 +153,12 @@ def run(plan: Plan, path: Path, resume: bool, say: Callable[[str], None]) -> Dic
     return report
 
 
+def _end(seconds: Optional[float]) -> Optional[float]:
+    return None if seconds is None else time.monotonic() + seconds
+
+
 def _measured(case: Case, plan: Plan, seconds: Optional[float]) -> Dict[str, Any]:
-    job = Job(case, plan.peers, plan.images, plan.threads, plan.effort, seconds)
+    job = Job(case, plan.peers, plan.images, plan.threads, plan.effort, _end(seconds))
     return in_process(job._asdict(), case.allocator, seconds)
 
 
@@ -166,10 +171,10 @@ def _kernels_measured(job: Kernels, plan: Plan, left: float, report: Dict[str, A
         return f"{title}: not measured, {found['reason']}"
     report["kernels"] += found["rows"]
     report["copy_gbps"] = found["copy_gbps"] or report.get("copy_gbps")
-    parts = [f"{r['kernel']} {r['of_floor']:.2f} x" for r in found["rows"] if r["status"] == "measured"]
-    missing = [r["reason"] for r in found["rows"] if r["status"] != "measured"]
-    said = f"{', '.join(parts)} of their floors (a copy of {found['copy_gbps']:.1f} GB/s)" if parts else ""
-    return f"{title}: " + "; ".join([*[said][: len(parts)], *(f"not measured, {reason}" for reason in missing[:1])])
+    times = [f"{r['kernel']} {r['of_floor']:.2f}" for r in found["rows"] if r["status"] == "measured"]
+    said = [f"{', '.join(times)} times their floor (a copy of {found['copy_gbps']:.1f} GB/s)"] if times else []
+    said += [f"{r['kernel']} not measured, {r['reason']}" for r in found["rows"] if r["status"] != "measured"]
+    return f"{title}: {'; '.join(said)}"
 
 
 def line_of(row: Dict[str, Any]) -> str:

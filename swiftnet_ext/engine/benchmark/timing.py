@@ -27,10 +27,10 @@ class Timed(NamedTuple):
 
 
 class Deadline:
-    """When to stop; never where seconds is None."""
+    """When to stop, by time.monotonic; never where end is None."""
 
-    def __init__(self, seconds: Optional[float]) -> None:
-        self._end = None if seconds is None else time.monotonic() + seconds
+    def __init__(self, end: Optional[float]) -> None:
+        self._end = end
 
     def left(self) -> float:
         return float("inf") if self._end is None else self._end - time.monotonic()
