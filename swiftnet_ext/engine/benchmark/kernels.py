@@ -9,6 +9,7 @@ from torch import Tensor
 from ... import _native
 from ...nn.fused import pyramid_grids
 from ...nn.multi_scale import SUPPLEMENT_FACTORS
+from ...ops import reference
 from .plan import DTYPES, Effort
 from .timing import Deadline, in_turns, quartiles, reason_of
 
@@ -18,13 +19,14 @@ GRIDS = (8, 4, 2)
 
 
 class Kernel(NamedTuple):
-    """A call, and the bytes of its maps: each read or written once."""
+    """A call, which gives the output, the bytes of its maps, each read or written once, and the same in plain PyTorch."""
 
-    call: Callable[[], Any]
+    call: Callable[[], Tensor]
     bytes: int
+    eager: Callable[[], Tensor]
 
 
-class _Maker:
+class Maker:
     """The calls at one size, of `_C.cpu`."""
 
     def __init__(self, cpu: Any, width: int, height: int, dtype: torch.dtype, threads: int) -> None:
@@ -50,32 +52,59 @@ class _Maker:
     def upsample_add(self) -> Kernel:
         x, skip = self.map(CHANNELS, *self.at(8)), self.map(CHANNELS, *self.at(4))
         scale, shift, out = self.parameter(CHANNELS), self.parameter(CHANNELS), torch.empty_like(skip)
-        run = self.cpu.upsample_add
-        return Kernel(lambda: run(x, skip, scale, shift, True, False, out, self.threads), _bytes(x, skip, out))
+
+        def call() -> Tensor:
+            self.cpu.upsample_add(x, skip, scale, shift, True, False, out, self.threads)
+            return out
+
+        def eager() -> Tensor:
+            total = reference.resize(x, skip.shape[2:], "bilinear") + skip
+            return reference.affine_relu(total, scale.to(x.dtype), shift.to(x.dtype))
+
+        return Kernel(call, _bytes(x, skip, out), eager)
 
     def spatial_pyramid_pool(self) -> Kernel:
         x = self.map(CHANNELS, *self.at(32))
         out, levels = torch.empty_like(x), CHANNELS // len(GRIDS)
         fused = CHANNELS + levels * len(GRIDS)
         weight, fuse = self.parameter(len(GRIDS), levels, CHANNELS), self.parameter(CHANNELS, fused)
-        scales = [self.parameter(len(GRIDS), CHANNELS) for _ in range(2)] + [self.parameter(fused) for _ in range(2)]
-        sizes = [side for grid in pyramid_grids(GRIDS, *self.at(32), square=False) for side in grid]
-        needed = self.cpu.spatial_pyramid_pool_workspace(x, weight, sizes, out, self.threads)
-        given = (x, weight, fuse, None, *scales, sizes, False, self.workspace(needed), out, self.threads)
-        return Kernel(lambda: self.cpu.spatial_pyramid_pool(*given), _bytes(x, out))
+        affines = [self.parameter(len(GRIDS), CHANNELS) for _ in range(2)] + [self.parameter(fused) for _ in range(2)]
+        grids = pyramid_grids(GRIDS, *self.at(32), square=False)
+        sizes = [side for grid in grids for side in grid]
+        workspace = self.workspace(self.cpu.spatial_pyramid_pool_workspace(x, weight, sizes, out, self.threads))
+        in_dtype = [p.to(x.dtype) for p in (weight, fuse, *affines)]
+        names = ("level_scale", "level_shift", "fuse_scale", "fuse_shift")
+
+        def call() -> Tensor:
+            given = (x, weight, fuse, None, *affines, sizes, False, workspace, out, self.threads)
+            self.cpu.spatial_pyramid_pool(*given)
+            return out
+
+        def eager() -> Tensor:
+            options: Any = dict(zip(names, in_dtype[2:]), grids=grids)
+            return reference.spatial_pyramid_pool(x, in_dtype[0], in_dtype[1], **options)
+
+        return Kernel(call, _bytes(x, out), eager)
 
     def labels(self, factors: Tuple[float, ...]) -> Kernel:
         maps = [self.map(CLASSES, *self.at(4 / factor)) for factor in factors]
-        out = torch.empty(1, self.height, self.width, dtype=torch.uint8)
+        size = self.height, self.width
+        out = torch.empty(1, *size, dtype=torch.uint8)
         order = "softmax_then_resize" if len(factors) > 1 else "resize_then_softmax"
         workspace = self.workspace(self.cpu.multiscale_mean_workspace(maps, order, out, self.threads))
-        run = self.cpu.multiscale_mean
-        return Kernel(lambda: run(maps, order, out, workspace, self.threads), _bytes(*maps, out))
+
+        def call() -> Tensor:
+            self.cpu.multiscale_mean(maps, order, out, workspace, self.threads)
+            return out
+
+        return Kernel(
+            call, _bytes(*maps, out), lambda: reference.multiscale_mean(maps, size, order=order, reduce="argmax")
+        )
 
 
-MAKERS: Dict[str, Callable[[_Maker], Kernel]] = {
-    "upsample_add, stride 4": _Maker.upsample_add,
-    "spatial_pyramid_pool, stride 32": _Maker.spatial_pyramid_pool,
+MAKERS: Dict[str, Callable[[Maker], Kernel]] = {
+    "upsample_add, stride 4": Maker.upsample_add,
+    "spatial_pyramid_pool, stride 32": Maker.spatial_pyramid_pool,
     "labels, one scale": lambda maker: maker.labels((1.0,)),
     "labels, five scales": lambda maker: maker.labels(SUPPLEMENT_FACTORS),
 }
@@ -121,7 +150,7 @@ def measure_kernels(width: int, height: int, dtype: str, threads: int, effort: L
             try:
                 if cpu is None:
                     raise RuntimeError(reason or "this build has no CPU kernels")
-                kernel = make(_Maker(cpu, width, height, DTYPES[dtype], threads))
+                kernel = make(Maker(cpu, width, height, DTYPES[dtype], threads))
                 ms = _milliseconds({"kernel": kernel.call, "copy": _copy(kernel.bytes), "large": large}, how)
                 floor = ms["large"] * kernel.bytes / LARGE
                 bandwidths.append(LARGE / ms["large"] / 1e6)

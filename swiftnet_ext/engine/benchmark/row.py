@@ -16,12 +16,12 @@ from ...data.synthetic import render_scene
 from ...files import replacing
 from ...models import SwiftNet, build_model, load_checkpoint
 from .plan import DTYPES, Case, Effort
-from .sides import MAKERS, Missing, Setup, Side, labels_of, reference_labels
+from .sides import MAKERS, Missing, Setup, Side, labels_of, plain_labels
 from .timing import Deadline, Memory, Timed, at_most, in_turns, quartiles, reason_of
 
 SEED = 0
 # share of the pixels whose label may differ from eager fp32's, or twice as many as differ in eager of the same dtype
-ALLOWED_UNEQUAL = {"fp32": 1e-4, "bf16": 1e-2, "fp16": 2e-3}
+ALLOWED_UNEQUAL = {torch.float32: 1e-4, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 RESERVED = 0.35  # of a row's time, for the turns: preparing a side takes no more than the rest
 
 
@@ -62,6 +62,13 @@ def images_of(case: Case, files: Sequence[str], count: int) -> Tuple[List[np.nda
         said = f"{count} rendered scenes"
     size, by = (case.width, case.height), Image.Resampling.BILINEAR
     return [np.array(Image.fromarray(image).resize(size, by)) for image in found], said + ", scaled"
+
+
+def expected_labels(setup: Setup) -> Tuple[List[np.ndarray], float]:
+    """(eager fp32's labels, the share that may differ)."""
+    expected = plain_labels(setup, torch.float32)
+    rounded = expected if setup.dtype == torch.float32 else plain_labels(setup, setup.dtype)
+    return expected, max(ALLOWED_UNEQUAL[setup.dtype], 2 * (1 - equal_share(rounded, expected)))
 
 
 def _prepared(
@@ -142,10 +149,8 @@ def measure(job: Job) -> Dict[str, Any]:
     model, weights = network_of(case, images)
     with tempfile.TemporaryDirectory() as folder:
         setup = Setup(model, images, DTYPES[case.dtype], device, case.loop, job.threads, Path(folder))
-        expected = reference_labels(setup, torch.float32)
-        rounded = expected if setup.dtype == torch.float32 else reference_labels(setup, setup.dtype)
+        expected, allowed = expected_labels(setup)
         sides, labels, known, missing = _prepared(job, setup, expected, deadline)
-        allowed = max(ALLOWED_UNEQUAL[case.dtype], 2 * (1 - equal_share(rounded, expected)))
         take_out_wrong(allowed, sides, known, missing)
         calls = {name: side.call for name, side in sides.items()}
         times, failed = in_turns(calls, case.loop, len(images), device, job.effort, deadline)

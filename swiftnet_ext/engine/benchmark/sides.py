@@ -194,7 +194,7 @@ MAKERS: Dict[str, Callable[[Setup], Side]] = {
 }
 
 
-def reference_labels(setup: Setup, dtype: torch.dtype) -> List[np.ndarray]:
+def plain_labels(setup: Setup, dtype: torch.dtype) -> List[np.ndarray]:
     """Of every image, by the plain network in a dtype."""
     segmenter = PlainSegmenter(PlainNetwork(setup.model, setup.device, dtype)).eval()
     with torch.inference_mode():

@@ -36,6 +36,10 @@ class Deadline:
         return float("inf") if self._end is None else self._end - time.monotonic()
 
 
+class _TimeIsUp(BaseException):
+    """No Exception, which a compiler would take for a fault of its own."""
+
+
 @contextmanager
 def at_most(seconds: float) -> Iterator[None]:
     """Raises TimeoutError in the block after so many seconds; in the main thread alone."""
@@ -44,14 +48,14 @@ def at_most(seconds: float) -> Iterator[None]:
         return
 
     def stop(*_: Any) -> None:
-        raise TimeoutError("took more time than was left")
+        raise _TimeIsUp
 
-    if seconds <= 0:
-        stop()
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
+        signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))
         yield
+    except _TimeIsUp:
+        raise TimeoutError("took more time than was left") from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -94,8 +98,8 @@ def in_turns(
 ) -> Tuple[Dict[str, Timed], Dict[str, str]]:
     """(times of every side, why others failed). In each round every side has a turn, in reversed order each second round.
 
-    A turn begins with a call that is not timed, which brings its weights back into the caches. After the first round no
-    turn begins that would end after the deadline.
+    A turn begins with a call that is not timed, which brings its weights back into the caches. No turn begins after the
+    deadline, and no further round that would end after it.
     """
     times = {name: Timed([], 0, 0) for name in calls}
     failed: Dict[str, str] = {}
@@ -103,6 +107,10 @@ def in_turns(
     for number in range(effort.rounds):
         for name in list(calls) if number % 2 == 0 else list(reversed(calls)):
             if name in failed:
+                continue
+            if deadline.left() <= 0:
+                if not times[name].samples:
+                    failed[name] = "no time was left"
                 continue
             try:
                 start = time.perf_counter()
@@ -124,7 +132,7 @@ def in_turns(
 
 
 def reason_of(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:200]}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300] or 'no message'}"
 
 
 def quartiles(samples: Sequence[float]) -> Tuple[float, float, float]:
