@@ -152,7 +152,7 @@ def test_a_side_that_takes_too_long_is_left(monkeypatch):
 
     monkeypatch.setitem(MAKERS, "compile", slow)
     found = measure(job(peers=("compile", "eager"), seconds=8))
-    assert found["missing"]["compile"].startswith("TimeoutError: took more time than was left")
+    assert found["missing"]["compile"].startswith("NoTime: took more time than was left")
 
 
 def test_a_row(monkeypatch):

@@ -12,6 +12,7 @@ from PIL import Image
 
 import swiftnet_ext as sx
 from swiftnet_ext import cli
+from swiftnet_ext.engine.benchmark import figures
 from swiftnet_ext.engine.benchmark import run as running
 from swiftnet_ext.engine.benchmark.figures import draw
 from swiftnet_ext.engine.benchmark.plan import QUICK, TUNABLES, BenchmarkError, Case, Effort, cases
@@ -30,8 +31,8 @@ CASES = list(
 )
 
 
-def plan(wanted=CASES, kernels=(), seconds=None, share=False):
-    return Plan(wanted, kernels, ("eager",), (), 1, EFFORT, seconds, share, "swiftnet benchmark")
+def plan(wanted=CASES, kernels=(), seconds=None, quick=False, peers=("eager",)):
+    return Plan(wanted, kernels, peers, (), 1, EFFORT, seconds, quick, "swiftnet benchmark")
 
 
 def side(ms, ratio):
@@ -122,11 +123,17 @@ def test_rows_without_time_are_said_and_measured_on_resume(tmp_path, monkeypatch
     assert {row["status"] for row in again["rows"]} == {"measured"} and len(again["rows"]) == 8
 
 
-def test_a_share_of_the_time_for_each_row(tmp_path, monkeypatch):
+def test_quick_gives_each_row_a_part_of_the_time_and_compiles_at_the_largest_size(tmp_path, monkeypatch):
     given = []
-    monkeypatch.setattr(running, "in_process", lambda job, _, seconds: given.append(seconds) or pretended(job))
-    run(plan(seconds=100, share=True), tmp_path / "a.json", False, lambda line: None)
-    assert given[0] == pytest.approx(95 / 8, rel=0.05) and given[-1] == pytest.approx(95, rel=0.05)
+    monkeypatch.setattr(running, "in_process", lambda job, _, seconds: given.append((job, seconds)) or pretended(job))
+    quick = plan(CASES[:4], seconds=105, quick=True, peers=("eager", "compile"))
+    report = run(quick, tmp_path / "a.json", False, lambda line: None)
+    assert [seconds for _, seconds in given] == pytest.approx([200 / 14, 200 / 12, 50, 100], rel=0.05)
+    assert [list(job["peers"]) for job, _ in given] == [["eager"]] * 2 + [["eager", "compile"]] * 2
+    reason = "left out by --quick at this size"
+    assert [row["missing"] for row in report["rows"]] == [{"compile": reason}] * 2 + [{}] * 2
+    best = figures.points(report["rows"], "best peer")
+    assert [point[:2] for point in best] == [(128, 64)] * 2 and len(figures.points(report["rows"], "ours")) == 4
 
 
 def test_resume_refuses_another_files_rows(tmp_path):

@@ -12,7 +12,7 @@ from ..files import replacing
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#767676"  # told apart by colour-blind people too
 SERIES = (BLUE, ORANGE, GREEN, "#cc79a7", "#e69f00", "#56b4e9")
 Row = Tuple[str, Sequence[float], Optional[float]]
-Line = Tuple[str, str, int, Sequence[Tuple[int, int, float]]]
+Line = Tuple[str, Any, int, Sequence[Tuple[int, int, float]]]
 
 
 def _figure(width: float, height: float, title: str) -> Tuple[Figure, Any]:
@@ -157,14 +157,16 @@ def over_resolution(lines: Sequence[Line], path: Path, title: str) -> None:
     """Frames a second over the images' sizes, both axes logarithmic.
 
     Args:
-        lines: of each its name, its style of matplotlib, e.g. "-" or "--", which series' colour it has, and its points:
+        lines: of each its name, its line style of matplotlib, e.g. "-", which series' colour it has, and its points:
             (width, height, frames a second).
     """
     figure, axes = _figure(6.5, 4, title)
     for name, style, series, points in lines:
         ordered = sorted(points, key=lambda point: point[0] * point[1])
         pixels, fps = [width * height for width, height, _ in ordered], [point[2] for point in ordered]
-        axes.plot(pixels, fps, style, color=SERIES[series % len(SERIES)], marker="o", markersize=4, label=name)
+        axes.plot(
+            pixels, fps, linestyle=style, color=SERIES[series % len(SERIES)], marker="o", markersize=4, label=name
+        )
         axes.annotate(f"{fps[-1]:.3g}", (pixels[-1], fps[-1]), (4, 0), textcoords="offset points", fontsize=7)
     sizes = sorted({(width * height, f"{width}×{height}") for _, _, _, points in lines for width, height, _ in points})
     axes.set_xscale("log")

@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
-from .plan import PEERS
+from .plan import LEFT_OUT, PEERS
 
 Rows = List[Dict[str, Any]]
 Point = Tuple[int, int, float]
+STYLES = {"ours": "-", "eager": ":", "onnxruntime": "-.", "openvino": (0, (5, 1, 1, 1, 1, 1))}
+UNKNOWN = (LEFT_OUT, "NoTime")
 
 
 def timed(report: Dict[str, Any]) -> Rows:
@@ -19,20 +21,25 @@ def timed(report: Dict[str, Any]) -> Rows:
 
 
 def points(rows: Rows, side: str) -> List[Point]:
-    """(width, height, frames a second) of a side, or of the "best peer", of every row that has it."""
+    """(width, height, frames a second) of a side of every row that has it.
+
+    The "best peer" is only known where none was left out for want of time.
+    """
+    if side == "best peer":
+        rows = [row for row in rows if not any(reason.startswith(UNKNOWN) for reason in row["missing"].values())]
     found = [(row, row["sides"].get(row["best_peer"] if side == "best peer" else side)) for row in rows]
     return [(row["width"], row["height"], column["fps"]) for row, column in found if column]
 
 
 def _lines(rows: Rows, by: Callable[[Dict[str, Any]], str], sides: Sequence[str]) -> List[Tuple[Any, ...]]:
-    """One colour for each value of `by`; ours solid, the best peer dashed."""
+    """One colour for each value of `by`, one style for each side."""
     lines: List[Tuple[Any, ...]] = []
     for series, value in enumerate(dict.fromkeys(by(row) for row in rows)):
         some = [row for row in rows if by(row) == value]
         for side in sides:
             found = points(some, side)
             if found:
-                lines.append((f"{value}, {side}", "-" if side == "ours" else "--", series, found))
+                lines.append((f"{value}, {side}", STYLES.get(side, "--"), series, found))
     return lines
 
 

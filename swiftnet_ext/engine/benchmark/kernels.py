@@ -16,6 +16,7 @@ from .timing import Deadline, in_turns, quartiles, reason_of
 CHANNELS, CLASSES = 128, 19
 LARGE = 2**27  # bytes that the machine's copy moves: more than caches hold
 GRIDS = (8, 4, 2)
+TURN = 0.1  # seconds
 
 
 class Kernel(NamedTuple):
@@ -139,7 +140,7 @@ def measure_kernels(width: int, height: int, dtype: str, threads: int, effort: L
     as many bytes is there too: it is faster where they fit a cache.
     """
     torch.set_num_threads(threads)
-    how = Effort(*effort)
+    how = Effort(*effort)._replace(turn=TURN)
     module, reason = _native.native()
     cpu = getattr(module, "cpu", None)
     rows: List[Dict[str, Any]] = []

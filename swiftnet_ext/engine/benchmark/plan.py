@@ -19,6 +19,9 @@ TUNABLES = (
 )
 
 
+LEFT_OUT = "left out by --quick"  # begins a side's reason; NoTime, where there was none
+
+
 class BenchmarkError(Exception):
     """What a user can mend."""
 

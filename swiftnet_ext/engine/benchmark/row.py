@@ -22,7 +22,7 @@ from .timing import Deadline, Memory, Timed, at_most, in_turns, quartiles, reaso
 SEED = 0
 # share of the pixels whose label may differ from eager fp32's, or twice as many as differ in eager of the same dtype
 ALLOWED_UNEQUAL = {torch.float32: 1e-4, torch.bfloat16: 1e-2, torch.float16: 2e-3}
-RESERVED = 0.35  # of a row's time, for the turns: preparing a side takes no more than the rest
+RESERVED = 0.2  # of a row's time, for the turns: preparing a side takes no more than the rest
 
 
 class Job(NamedTuple):

@@ -15,11 +15,12 @@ import torch
 
 from ...files import replacing
 from ..provenance import provenance
-from .plan import TUNABLES, BenchmarkError, Case, Effort, case_of
+from .plan import LEFT_OUT, TUNABLES, BenchmarkError, Case, Effort, case_of
 from .row import Job
 from .timing import Deadline
 
 GRACE = 5.0  # seconds: a row that did not stop by itself is stopped
+SLOW = {"compile"}  # takes half a minute to prepare, at every size anew
 LEAST = 8.0  # seconds that a row takes at least: it is not begun with less
 NO_TIME = "no time left; --resume goes on"
 SAME = ("device", "commit", "torch", "threads", "effort", "images")  # what rows of one file have in common
@@ -43,8 +44,17 @@ class Plan(NamedTuple):
     threads: int
     effort: Effort
     seconds: Optional[float]  # for everything; None without a limit
-    share: bool  # every row gets an equal part of what is left, so that each is measured
+    quick: bool  # every row gets a part of the time, so that each is measured; compilation at the largest size alone
     command: str
+
+    def peers_of(self, case: Case) -> List[str]:
+        largest = max(c.width * c.height for c in self.cases)
+        small = self.quick and case.width * case.height < largest
+        return [peer for peer in self.peers if not (small and peer in SLOW)]
+
+    def part(self, job: Union[Case, Kernels]) -> int:
+        """Of the time that is left, beside the other jobs' parts."""
+        return 5 if isinstance(job, Case) and set(self.peers_of(job)) & SLOW else 2
 
 
 def new_file(plan: Plan) -> Dict[str, Any]:
@@ -136,7 +146,8 @@ def run(plan: Plan, path: Path, resume: bool, say: Callable[[str], None]) -> Dic
     queue: List[Union[Case, Kernels]] = [*kernels, *wanted]
     for place, job in enumerate(queue):
         left = deadline.left() - GRACE
-        seconds = None if plan.seconds is None else left / (jobs - place) if plan.share else left
+        part = plan.part(job) / sum(map(plan.part, queue[place:])) if plan.quick else 1.0
+        seconds = None if plan.seconds is None else part * left
         enough = left >= LEAST
         if isinstance(job, Case):
             row = _measured(job, plan, seconds) if enough else {"reason": NO_TIME}
@@ -145,7 +156,7 @@ def run(plan: Plan, path: Path, resume: bool, say: Callable[[str], None]) -> Dic
             report["rows"].append(row)
             line = f"{job.title()}: {line_of(row)}"
         elif enough:
-            line = _kernels_measured(job, plan, left, report)
+            line = _kernels_measured(job, plan, seconds, report)
         else:
             line = f"kernels: {NO_TIME}"
         write(path, report)
@@ -158,14 +169,17 @@ def _end(seconds: Optional[float]) -> Optional[float]:
 
 
 def _measured(case: Case, plan: Plan, seconds: Optional[float]) -> Dict[str, Any]:
-    job = Job(case, plan.peers, plan.images, plan.threads, plan.effort, _end(seconds))
-    return in_process(job._asdict(), case.allocator, seconds)
+    job = Job(case, plan.peers_of(case), plan.images, plan.threads, plan.effort, _end(seconds))
+    row = in_process(job._asdict(), case.allocator, seconds)
+    if "missing" in row:
+        row["missing"].update({peer: f"{LEFT_OUT} at this size" for peer in plan.peers if peer not in job.peers})
+    return row
 
 
-def _kernels_measured(job: Kernels, plan: Plan, left: float, report: Dict[str, Any]) -> str:
+def _kernels_measured(job: Kernels, plan: Plan, seconds: Optional[float], report: Dict[str, Any]) -> str:
     """Puts the kernels' rows into the report; gives a line that says them."""
     told = {**job._asdict(), "threads": plan.threads, "effort": plan.effort}
-    found = in_process({"kernels": told}, "tuned", None if plan.seconds is None else left)
+    found = in_process({"kernels": told}, "tuned", seconds)
     title = f"kernels {job.width}x{job.height} {job.dtype}"
     if "reason" in found:
         return f"{title}: not measured, {found['reason']}"

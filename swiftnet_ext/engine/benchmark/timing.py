@@ -36,13 +36,17 @@ class Deadline:
         return float("inf") if self._end is None else self._end - time.monotonic()
 
 
+class NoTime(Exception):
+    """A side was left for want of time."""
+
+
 class _TimeIsUp(BaseException):
     """No Exception, which a compiler would take for a fault of its own."""
 
 
 @contextmanager
 def at_most(seconds: float) -> Iterator[None]:
-    """Raises TimeoutError in the block after so many seconds; in the main thread alone."""
+    """Raises NoTime in the block after so many seconds; in the main thread alone."""
     if seconds == float("inf") or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -55,7 +59,7 @@ def at_most(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))
         yield
     except _TimeIsUp:
-        raise TimeoutError("took more time than was left") from None
+        raise NoTime("took more time than was left") from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -110,7 +114,7 @@ def in_turns(
                 continue
             if deadline.left() <= 0:
                 if not times[name].samples:
-                    failed[name] = "no time was left"
+                    failed[name] = "NoTime: no turn before the deadline"
                 continue
             try:
                 start = time.perf_counter()
