@@ -21,14 +21,14 @@ SIZES = {"512x256": (512, 256), "1024x512": (1024, 512)}
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("side", ["eager", "ours"])
-def bench_network(side, network, size, dtype, device, benchmark, in_group, tmp_path):
+def bench_network(side, network, size, dtype, device, benchmark, compared, tmp_path):
     case = Case(network, NETWORKS[network], *SIZES[size], dtype, device, "user", "default")
     images, _ = images_of(case, (), 1)
     model, weights = network_of(case, images)
     setup = Setup(model, images, DTYPES[dtype], torch.device(device), "user", torch.get_num_threads(), tmp_path)
     made = MAKERS[side](setup)
-    labels = benchmark.pedantic(made.call, (0,), rounds=9, warmup_rounds=2)
     benchmark.extra_info.update(weights=weights, what=made.what)
-    in_group(f"{network} {size} {dtype}", side == "eager")
+    run = lambda: benchmark.pedantic(made.call, (0,), rounds=9, warmup_rounds=2)  # noqa: E731
+    labels = compared(f"{network} {size} {dtype}", side == "eager", run)
     expected, allowed = expected_labels(setup)
     assert 1 - equal_share([labels_of(labels)], expected) <= allowed

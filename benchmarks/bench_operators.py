@@ -116,7 +116,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("row", ROWS)
-def bench_operator(row, layout, backend, device, benchmark, in_group):
+def bench_operator(row, layout, backend, device, benchmark, compared):
     memory_format, dtype = LAYOUTS[layout]
     call = ROWS[row](drawer(device, dtype, memory_format))
     with torch.inference_mode():
@@ -124,8 +124,7 @@ def bench_operator(row, layout, backend, device, benchmark, in_group):
             call()
         except ops.BackendError as error:
             pytest.skip(str(error))
-        y = benchmark(synchronised(call, device))
-        in_group(f"{row} {layout}", backend == "reference")
+        y = compared(f"{row} {layout}", backend == "reference", lambda: benchmark(synchronised(call, device)))
         with sx.use_backend("reference"):
             expected = call()
     check_close(y, expected)
@@ -145,9 +144,9 @@ def native_kernel(name, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("side", ["eager", "native"])
-def bench_native_kernel(side, name, dtype, benchmark, in_group):
+def bench_native_kernel(side, name, dtype, benchmark, compared):
     kernel = native_kernel(name, dtype)
     with torch.inference_mode():
-        y = benchmark(kernel.eager if side == "eager" else kernel.call)
-        in_group(f"{name}, native {str(dtype)[6:]}", side == "eager")
+        call = kernel.eager if side == "eager" else kernel.call
+        y = compared(f"{name}, native {str(dtype)[6:]}", side == "eager", lambda: benchmark(call))
         check_close(y, kernel.eager())

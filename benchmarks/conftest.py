@@ -36,17 +36,21 @@ def device():
 
 
 @pytest.fixture
-def in_group(benchmark):
-    """Puts the row that ran into a group, with how many times as fast it is as the group's eager row, which runs first."""
+def compared(benchmark):
+    """compared(group, eager, run) times run() as a row of a group and gives its result.
 
-    def put(group, eager):
+    A row says how many times as fast it is as its group's eager row, which runs first.
+    """
+
+    def run_row(group, eager, run):
         benchmark.group = group
-        if benchmark.stats is None:  # --benchmark-disable
-            return
-        median = benchmark.stats["median"]
-        if eager:
-            _eager[group] = median
-        if group in _eager:
-            benchmark.extra_info["times_as_fast_as_eager"] = round(_eager[group] / median, 3)
+        y = run()
+        if benchmark.stats is not None:  # absent under --benchmark-disable
+            median = benchmark.stats["median"]
+            if eager:
+                _eager[group] = median
+            if group in _eager:
+                benchmark.extra_info["times_as_fast_as_eager"] = round(_eager[group] / median, 3)
+        return y
 
-    return put
+    return run_row

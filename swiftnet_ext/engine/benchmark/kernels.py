@@ -16,6 +16,7 @@ from .timing import Deadline, in_turns, quartiles, reason_of
 CHANNELS, CLASSES = 128, 19
 LARGE = 2**27  # bytes that the machine's copy moves: more than caches hold
 GRIDS = (8, 4, 2)
+CELLS = 16  # of the logits' map, between the values that are drawn for a smooth one
 TURN = 0.1  # seconds
 
 
@@ -37,6 +38,12 @@ class Maker:
     def map(self, channels: int, height: int, width: int) -> Tensor:
         drawn = torch.randn(1, channels, height, width, generator=self.random).to(self.dtype)
         return drawn.contiguous(memory_format=torch.channels_last)
+
+    def smooth_map(self, channels: int, height: int, width: int) -> Tensor:
+        """As logits are: neighbours mostly agree. The time of labels depends on it."""
+        drawn = torch.randn(1, channels, -(-height // CELLS), -(-width // CELLS), generator=self.random)
+        smooth = reference.resize(drawn, (height, width), "bilinear").to(self.dtype)
+        return smooth.contiguous(memory_format=torch.channels_last)
 
     def parameter(self, *shape: int) -> Tensor:
         return torch.randn(*shape, generator=self.random) / 8
@@ -88,7 +95,7 @@ class Maker:
         return Kernel(call, _bytes(x, out), eager)
 
     def labels(self, factors: Tuple[float, ...]) -> Kernel:
-        maps = [self.map(CLASSES, *self.at(4 / factor)) for factor in factors]
+        maps = [self.smooth_map(CLASSES, *self.at(4 / factor)) for factor in factors]
         size = self.height, self.width
         out = torch.empty(1, *size, dtype=torch.uint8)
         order = "softmax_then_resize" if len(factors) > 1 else "resize_then_softmax"
