@@ -28,7 +28,7 @@ BEGIN, END = "<!-- made by benchmarks/benchmarks_page.py from benchmarks/results
 NOTHING = "Nothing has been measured for this version yet."
 
 
-def take(file: Path, results: Path = RESULTS) -> Path:
+def take(file: Path, results: Path) -> Path:
     """Condenses pytest-benchmark's JSON: of each row its group, median, interquartile range and extra information."""
     rows = {
         b["name"]: {
@@ -149,12 +149,12 @@ def groups(report: Dict[str, Any]) -> List[str]:
     return [f"### {report['device']}", "", _said(report), "", *_table(columns, cells)]
 
 
-def charts(stem: str, charts_folder: Path = CHARTS) -> List[str]:
-    files = sorted(charts_folder.glob(f"{stem}_*.png"))
+def charts(stem: str) -> List[str]:
+    files = sorted(CHARTS.glob(f"{stem}_*.png"))
     return [line for f in files for line in (f"![{f.stem}](benchmarks/{f.name})", "")]
 
 
-def tables(results: Path = RESULTS) -> str:
+def tables(results: Path) -> str:
     lines: List[str] = []
     for path in sorted(results.glob("*/benchmark.json")):
         report = json.loads(path.read_text())
@@ -173,7 +173,7 @@ def rewritten(text: str, made: str) -> str:
     return f"{before}{BEGIN}\n\n{made}\n\n{END}{after}"
 
 
-def draw_charts(results: Path = RESULTS, folder: Path = CHARTS) -> None:
+def draw_charts(results: Path, folder: Path) -> None:
     from swiftnet_ext.engine.benchmark.figures import draw
 
     for path in sorted(results.glob("*/benchmark.json")):
@@ -189,13 +189,13 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.check:
         text = PAGE.read_text()
-        if rewritten(text, tables()) != text:
+        if rewritten(text, tables(RESULTS)) != text:
             sys.exit(f"{PAGE}: differs from the results; run python benchmarks/benchmarks_page.py")
         return
     if arguments.take:
-        print(take(arguments.take))
-    draw_charts()
-    PAGE.write_text(rewritten(PAGE.read_text(), tables()))
+        print(take(arguments.take, RESULTS))
+    draw_charts(RESULTS, CHARTS)
+    PAGE.write_text(rewritten(PAGE.read_text(), tables(RESULTS)))
 
 
 if __name__ == "__main__":
