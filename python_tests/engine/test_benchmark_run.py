@@ -82,13 +82,46 @@ def test_a_process_that_fails_or_hangs_is_a_reason(monkeypatch):
     assert found["reason"].startswith("exit status 1: TypeError")
     monkeypatch.setattr(running, "GRACE", 0.0)
     monkeypatch.setattr(sys, "executable", "/bin/sleep")
-    monkeypatch.setattr(running.subprocess, "Popen", lambda command, **options: POPEN(["/bin/sleep", "60"], **options))
+    monkeypatch.setattr(running.subprocess, "Popen", lambda command, **options: START(["/bin/sleep", "60"], **options))
     start = time.monotonic()
     assert in_process({}, "default", 0.2) == {"reason": "stopped: it took more time than was left"}
     assert time.monotonic() - start < 5
 
 
-POPEN = subprocess.Popen
+START = subprocess.Popen
+
+
+ENDED = """
+import subprocess, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import engine.test_benchmark_run as tests
+from swiftnet_ext.engine.benchmark import run as running
+
+start = subprocess.Popen
+
+def sleeping(command, *arguments, **options):
+    if command[0] != sys.executable:  # git
+        return start(command, *arguments, **options)
+    process = start(["/bin/sleep", "60"], *arguments, **options)
+    print(process.pid, flush=True)
+    return process
+
+running.subprocess.Popen = sleeping
+tests.run(tests.plan(tests.CASES[:1]), Path(sys.argv[2]), False, print)
+"""
+
+
+def test_a_run_that_is_ended_leaves_no_process(tmp_path):
+    tests = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    command = [sys.executable, "-c", ENDED, tests, str(tmp_path / "a.json")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        child = int(process.stdout.readline())
+        process.terminate()
+        assert process.wait(30) == 143
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+    assert json.loads((tmp_path / "a.json").read_text())["rows"] == []
 
 
 def test_an_interrupted_run_keeps_its_rows_and_goes_on(tmp_path, monkeypatch):
@@ -119,7 +152,13 @@ def test_rows_without_time_are_said_and_measured_on_resume(tmp_path, monkeypatch
     report = run(plan(seconds=1), path, False, said.append)
     assert {row["status"] for row in report["rows"]} == {"not measured"}
     assert said[0].endswith("not measured, no time left; --resume goes on")
+    report["rows"][0] = {
+        **pretended({"case": CASES[0]}),
+        "missing": {"compile": "NoTime: took more time than was left"},
+    }
+    running.write(path, report)
     again = run(plan(seconds=1000), path, True, said.append)
+    assert not any(row["missing"] for row in again["rows"])
     assert {row["status"] for row in again["rows"]} == {"measured"} and len(again["rows"]) == 8
 
 

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Union
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Union
 
 import torch
 
@@ -75,7 +75,7 @@ def resumed(path: Path, plan: Plan) -> Dict[str, Any]:
     try:
         old = json.loads(path.read_text())
         different = [name for name in SAME if old[name] != new[name]]
-        old["rows"] = [row for row in old["rows"] if row["status"] == "measured" and case_of(row)]
+        old["rows"] = [row for row in old["rows"] if case_of(row) and _is_complete(row)]
     except (ValueError, KeyError, TypeError) as error:
         raise BenchmarkError(
             f"{path}: is no file of swiftnet benchmark ({type(error).__name__}: {error}); name another"
@@ -87,6 +87,10 @@ def resumed(path: Path, plan: Plan) -> Dict[str, Any]:
             "leave --resume out, or name another folder by --out"
         )
     return {**old, "command": new["command"], "date": new["date"]}
+
+
+def _is_complete(row: Dict[str, Any]) -> bool:
+    return row["status"] == "measured" and not any(why.startswith("NoTime") for why in row["missing"].values())
 
 
 def write(path: Path, report: Dict[str, Any]) -> None:
@@ -103,12 +107,13 @@ def environment(allocator: str) -> Dict[str, str]:
 
 
 def in_process(job: Dict[str, Any], allocator: str, seconds: Optional[float]) -> Dict[str, Any]:
-    """A job's result, or {"reason": why there is none}. Its process and what that began are gone afterwards."""
+    """A job's result, or {"reason": why there is none}. Its process and what that began are gone afterwards, also where
+    this process is asked to end by SIGTERM."""
     with tempfile.TemporaryDirectory() as folder:
         told, result = Path(folder) / "job.json", Path(folder) / "result.json"
         told.write_text(json.dumps(job))
         command = [sys.executable, "-m", "swiftnet_ext.engine.benchmark.row", str(told), str(result)]
-        with open(Path(folder) / "errors", "w+b") as errors:
+        with open(Path(folder) / "errors", "w+b") as errors, _ending_cleanly():
             process = subprocess.Popen(
                 command, env=environment(allocator), stdout=errors, stderr=errors, start_new_session=True
             )
@@ -123,6 +128,16 @@ def in_process(job: Dict[str, Any], allocator: str, seconds: Optional[float]) ->
             errors.seek(0)
             lines = errors.read().decode(errors="replace").strip().splitlines() or ["no message"]
         return {"reason": f"exit status {process.returncode}: {lines[-1][:300]}"}
+
+
+@contextlib.contextmanager
+def _ending_cleanly() -> Iterator[None]:
+    """SIGTERM ends the block as an exception does."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:
