@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Union
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Union
 
 import torch
 
@@ -113,11 +113,12 @@ def in_process(job: Dict[str, Any], allocator: str, seconds: Optional[float]) ->
         told, result = Path(folder) / "job.json", Path(folder) / "result.json"
         told.write_text(json.dumps(job))
         command = [sys.executable, "-m", "swiftnet_ext.engine.benchmark.row", str(told), str(result)]
-        with open(Path(folder) / "errors", "w+b") as errors, _ending_cleanly():
+        with open(Path(folder) / "errors", "w+b") as errors, _Ending() as ending:
             process = subprocess.Popen(
                 command, env=environment(allocator), stdout=errors, stderr=errors, start_new_session=True
             )
             try:
+                ending.arm()
                 process.wait(None if seconds is None else seconds + GRACE)
             except subprocess.TimeoutExpired:
                 return {"reason": "stopped: it took more time than was left"}
@@ -130,14 +131,26 @@ def in_process(job: Dict[str, Any], allocator: str, seconds: Optional[float]) ->
         return {"reason": f"exit status {process.returncode}: {lines[-1][:300]}"}
 
 
-@contextlib.contextmanager
-def _ending_cleanly() -> Iterator[None]:
-    """SIGTERM ends the block as an exception does."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+class _Ending:
+    """In this block SIGTERM ends this process by an exception, but not before `arm`: a process begun is known by then."""
+
+    def __enter__(self) -> "_Ending":
+        self._asked = self._armed = False
+        self._before = signal.signal(signal.SIGTERM, self._end)
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+
+    def _end(self, *_: Any) -> None:
+        self._asked = True
+        if self._armed:
+            sys.exit(128 + signal.SIGTERM)
+
+    def arm(self) -> None:
+        self._armed = True
+        if self._asked:
+            self._end()
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:
