@@ -53,6 +53,7 @@ budgets: $(VENV)/.nvdisasm
 lint: $(VENV)/.dev
 	$(BIN)/python benchmarks/readme.py --check
 	$(BIN)/python benchmarks/reproduction.py --check
+	$(BIN)/python benchmarks/benchmarks_page.py --check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror

@@ -2,15 +2,17 @@
 
     pytest benchmarks --benchmark-only
 
-The device is synchronised inside the timed call, and each row checks its result against plain PyTorch. bench_gpu.py and
-simt.py take the rows at other sizes (zoom), the former from another library of functions too.
+The device is synchronised inside the timed call, and each row checks its result against plain PyTorch. A group is an operator
+in one layout and dtype; its first row is eager PyTorch. bench_gpu.py and simt.py take the rows at other sizes (zoom), the
+former from another library of functions too.
 """
 
 import pytest
 import torch
 
 import swiftnet_ext as sx
-from swiftnet_ext import ops
+from swiftnet_ext import _native, ops
+from swiftnet_ext.engine.benchmark.kernels import MAKERS, Maker
 
 CHANNELS, CLASSES = 128, 19
 GRIDS = [(8, 16), (4, 8), (2, 4)]  # of the pyramid pooling, for images twice as wide as high
@@ -84,10 +86,15 @@ def drawer(device, dtype=torch.float32, memory_format=torch.contiguous_format):
 
 
 def check_close(y, expected):
-    if isinstance(y, torch.Tensor) and y.dtype == torch.uint8:
-        assert (y == expected).float().mean() > 0.9999  # ties within rounding may fall either way
-    else:
+    if isinstance(y, (tuple, list)):
+        for part, of_expected in zip(y, expected):
+            check_close(part, of_expected)
+    elif y.dtype == torch.uint8:  # ties within rounding may fall either way
+        assert (y == expected).float().mean() > 0.999
+    elif y.dtype == torch.float32:
         torch.testing.assert_close(y, expected, rtol=1e-3, atol=1e-3)
+    else:
+        assert (y.float() - expected.float()).abs().max() <= 2**-5 * expected.float().abs().max()
 
 
 def synchronised(call, device):
@@ -100,13 +107,46 @@ def synchronised(call, device):
     return run
 
 
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+LAYOUTS = {
+    "nchw": (torch.contiguous_format, torch.float32),
+    "nhwc": (torch.channels_last, torch.float32),
+    "nhwc-half": (torch.channels_last, torch.float16 if torch.cuda.is_available() else torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("row", ROWS)
-def bench_operator(row, memory_format, backend, device, benchmark):
-    call = ROWS[row](drawer(device, memory_format=memory_format))
-    benchmark.group = row
+def bench_operator(row, layout, backend, device, benchmark, compared):
+    memory_format, dtype = LAYOUTS[layout]
+    call = ROWS[row](drawer(device, dtype, memory_format))
     with torch.inference_mode():
-        y = benchmark(synchronised(call, device))
+        try:
+            call()
+        except ops.BackendError as error:
+            pytest.skip(str(error))
+        y = compared(f"{row} {layout}", backend == "reference", lambda: benchmark(synchronised(call, device)))
         with sx.use_backend("reference"):
             expected = call()
     check_close(y, expected)
+
+
+def native_kernel(name, dtype):
+    """A kernel of the CPU as `swiftnet benchmark` has it, or a skip with the reason."""
+    module, reason = _native.native()
+    if not hasattr(module, "cpu"):
+        pytest.skip(reason or "this build has no CPU kernels")
+    try:
+        return MAKERS[name](Maker(module.cpu, 1024, 512, dtype, torch.get_num_threads()))
+    except AttributeError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("side", ["eager", "native"])
+def bench_native_kernel(side, name, dtype, benchmark, compared):
+    kernel = native_kernel(name, dtype)
+    with torch.inference_mode():
+        call = kernel.eager if side == "eager" else kernel.call
+        y = compared(f"{name}, native {str(dtype)[6:]}", side == "eager", lambda: benchmark(call))
+        check_close(y, kernel.eager())

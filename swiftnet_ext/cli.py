@@ -1,4 +1,4 @@
-"""The command `swiftnet`: predict, evaluate, train, table, export, inspect, sample."""
+"""The command `swiftnet`: predict, evaluate, train, benchmark, table, export, inspect, sample."""
 
 import json
 import re
@@ -24,6 +24,8 @@ from .data.classes import classes_for
 from .data.datasets import KINDS, open_dataset
 from .data.images import ImageError, find_images, write_image
 from .data.labelled import DataError
+from .engine.benchmark.command import benchmark
+from .engine.benchmark.plan import BenchmarkError
 from .engine.disparity import DisparityBins, check_edges
 from .engine.evaluate import evaluate as run_evaluation
 from .engine.export import export_onnx
@@ -406,6 +408,9 @@ def sample(
     typer.echo(f"rendered road scene {seed}: {out}")
 
 
+app.command()(benchmark)
+
+
 def _version(show: bool) -> None:
     if show:
         typer.echo(__version__)
@@ -421,7 +426,7 @@ def main() -> None:
     """The console script: a user's error is one line and exit status 2."""
     try:
         app()
-    except (UserError, ImageError, DataError, CheckpointError, BackendError, OSError) as error:
+    except (UserError, ImageError, DataError, CheckpointError, BackendError, BenchmarkError, OSError) as error:
         print(f"swiftnet: {error}", file=sys.stderr)
         sys.exit(2)
 

@@ -5,12 +5,14 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from ..files import replacing
 
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#767676"  # told apart by colour-blind people too
 SERIES = (BLUE, ORANGE, GREEN, "#cc79a7", "#e69f00", "#56b4e9")
 Row = Tuple[str, Sequence[float], Optional[float]]
+Line = Tuple[str, Any, int, Sequence[Tuple[int, int, float]]]
 
 
 def _figure(width: float, height: float, title: str) -> Tuple[Figure, Any]:
@@ -149,3 +151,33 @@ def panels(pictures: List[np.ndarray], path: Path, gap: int = 4) -> None:
     space = np.full((height, gap, 3), 255, np.uint8)
     parts = [part for picture in pictures for part in (space, picture)][1:]
     write_image(path, np.concatenate(parts, 1))
+
+
+def over_resolution(lines: Sequence[Line], path: Path, title: str) -> None:
+    """Frames a second over the images' sizes, both axes logarithmic.
+
+    Args:
+        lines: of each its name, its line style of matplotlib, e.g. "-", which series' colour it has, and its points:
+            (width, height, frames a second).
+    """
+    figure, axes = _figure(6.5, 4, title)
+    for name, style, series, points in lines:
+        ordered = sorted(points, key=lambda point: point[0] * point[1])
+        pixels, fps = [width * height for width, height, _ in ordered], [point[2] for point in ordered]
+        axes.plot(
+            pixels, fps, linestyle=style, color=SERIES[series % len(SERIES)], marker="o", markersize=4, label=name
+        )
+        axes.annotate(f"{fps[-1]:.3g}", (pixels[-1], fps[-1]), (4, 0), textcoords="offset points", fontsize=7)
+    sizes = sorted({(width * height, f"{width}×{height}") for _, _, _, points in lines for width, height, _ in points})
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xticks([pixels for pixels, _ in sizes], [size for _, size in sizes], fontsize=8)
+    axes.minorticks_off()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.grid(axis="y", linewidth=0.3)
+    axes.margins(x=0.12)
+    axes.set_xlabel("image", fontsize=8)
+    axes.set_ylabel("frames a second", fontsize=8)
+    axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    _save(figure, path)
