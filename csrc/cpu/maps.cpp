@@ -14,8 +14,9 @@ Map present_map_of(const char* name, const TensorView& t, DType dtype) {
 
 bool is_empty(const Map& map) { return map.n * map.c * map.h * map.w == 0; }
 
-void check_resizable(const Map& x, const Map& out) {
-  check(!x.data || (x.n == out.n && x.c == out.c && (is_empty(out) || (x.h > 0 && x.w > 0))),
+// A map without elements has no address, so that `map` looks absent.
+void check_resizable(const TensorView& x, const Map& map, const Map& out) {
+  check(!x.defined() || (map.n == out.n && map.c == out.c && (is_empty(out) || !is_empty(map))),
         "x: expected out's batch and channels, and at least one pixel");
 }
 
@@ -69,7 +70,7 @@ void upsample_add(const TensorView& x, const TensorView& skip, const TensorView&
   call.bf16 = is_bf16(out.dtype);
   call.out = present_map_of("out", out, out.dtype);
   call.x = map_of("x", x, out.dtype);
-  check_resizable(call.x, call.out);
+  check_resizable(x, call.x, call.out);
   call.skip = present_map_of("skip", skip, out.dtype);
   check_size("skip", call.skip, call.out.n, call.out.c, call.out.h, call.out.w);
   call.scale = parameter_of("scale", scale, {call.out.c});
@@ -84,7 +85,7 @@ void resize(const TensorView& x, bool nearest, const TensorView& out, int thread
   call.bf16 = is_bf16(out.dtype);
   call.out = present_map_of("out", out, out.dtype);
   call.x = present_map_of("x", x, out.dtype);
-  check_resizable(call.x, call.out);
+  check_resizable(x, call.x, call.out);
   call.nearest = nearest;
   call.threads = threads_of(threads);
   if (!is_empty(call.out)) kernels().upsample_add(call);
