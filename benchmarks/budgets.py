@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -285,7 +285,9 @@ def check(toolkit, table, update):
         write_table(toolkit.table, table)
         print(f"  wrote {toolkit.table.relative_to(ROOT)}")
         return not broken
-    worse, changed, better = compare(read_table(toolkit.table), table)
+    committed = read_table(toolkit.table)
+    committed = {key: row for key, row in committed.items() if row["arch"] in toolkit.family.archs}
+    worse, changed, better = compare(committed, table)
     show("worse", worse)
     show("changed", changed)
     show("better", better)
@@ -297,6 +299,15 @@ def check(toolkit, table, update):
 def show(title, sentences):
     if sentences:
         print(f"  {title} ({len(sentences)}):", *(f"    {s}" for s in sentences), sep="\n")
+
+
+def only(toolkit, architectures):
+    """The toolkit with these of its architectures."""
+    unknown = [a for a in architectures if a not in toolkit.family.archs]
+    if unknown:
+        known = ",".join(toolkit.family.archs)
+        raise BudgetError(f"--architectures {','.join(unknown)}: CUDA {toolkit.version}'s are {known}")
+    return replace(toolkit, family=replace(toolkit.family, archs=tuple(architectures)))
 
 
 def summary(toolkit, table, seconds):
@@ -347,13 +358,20 @@ def main():
     parser.add_argument("--update", action="store_true", help="write the tables instead of comparing with them")
     parser.add_argument("--record", action="store_true", help=f"on success write {RESULT.relative_to(ROOT)}")
     parser.add_argument("--jobs", type=int, default=2, help="compilers at a time (default: 2)")
+    parser.add_argument(
+        "--architectures", help="only these of each toolkit's, e.g. 61,62; to compare with, not to write"
+    )
     options = parser.parse_args()
+    if options.architectures and (options.update or options.record):
+        parser.error("--architectures: a table and a result have all of them; leave it out with --update and --record")
     majors = options.toolkits.split(",")
     if not set(majors) <= set(FAMILIES):
         parser.error(f"--toolkits: expected some of {','.join(FAMILIES)}, got {options.toolkits}")
 
     good, summaries = True, []
     for toolkit in find_toolkits(options.cuda, majors):
+        if options.architectures:
+            toolkit = only(toolkit, options.architectures.split(","))
         start = time.monotonic()
         table = measure_toolkit(toolkit, options.jobs)
         seconds = time.monotonic() - start

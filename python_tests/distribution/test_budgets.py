@@ -135,6 +135,15 @@ def test_update_writes_what_was_measured(committed):
     assert budgets.read_table(TOOLKIT.table) == better
 
 
+def test_chosen_architectures_are_compared_alone(committed):
+    budgets.write_table(TOOLKIT.table, {**table(), **table(arch="70")})
+    assert not budgets.check(TOOLKIT, table(), update=False)
+    assert budgets.check(budgets.only(TOOLKIT, ["62"]), table(), update=False)
+    assert not budgets.check(budgets.only(TOOLKIT, ["62", "75"]), table(registers="102"), update=False)
+    with pytest.raises(budgets.BudgetError, match="--architectures 120: CUDA 11.8.89's are 61,62,70,75,80,86,90"):
+        budgets.only(TOOLKIT, ["62", "120"])
+
+
 def test_a_missing_table_names_the_cure(committed):
     TOOLKIT.table.unlink()
     with pytest.raises(budgets.BudgetError, match="UPDATE=1"):
