@@ -19,7 +19,7 @@ inline Map map_of(const char* name, const TensorView& t, DType dtype) {
   int64_t stride = 1;
   for (int i : {1, 3, 2, 0}) {
     check(t.shape[i] == 1 || t.strides[i] == stride, std::string(name) + ": expected a dense channels_last tensor");
-    stride *= t.shape[i];
+    stride *= t.shape[i] > 0 ? t.shape[i] : 1;  // as PyTorch's strides of what is empty
   }
   map.data = t.data;
   map.n = t.shape[0], map.c = t.shape[1], map.h = t.shape[2], map.w = t.shape[3];

@@ -11,7 +11,7 @@ bool is_dense(const TensorView& t, const int (&inner_to_outer)[4]) {
   int64_t stride = 1;
   for (int i : inner_to_outer) {
     if (t.shape[i] != 1 && t.strides[i] != stride) return false;
-    stride *= t.shape[i];
+    stride *= t.shape[i] > 0 ? t.shape[i] : 1;  // as PyTorch's strides of what is empty
   }
   return true;
 }

@@ -95,6 +95,8 @@ def test_exact_arithmetic_has_no_differing_bit(case, variant, dtype, memory_form
     if backend == "cpu" and variant.startswith("winograd"):
         pytest.skip("F(4×4) multiplies by fractions that are not of powers of two")
     for shape in EXACT_SHAPES:
+        if dtype is torch.bfloat16 and shape[4][0] > 2 * shape[3][0]:
+            continue  # what is resized by 4 are multiples of 1/64, more than its 8 bits
         t = case.make(shape, variant, dtype, memory_format, device, rand=_integers(-case.integers, case.integers))
         value, magnitude = case.expected(to_double(t), variant)
         assert float(magnitude.max()) <= 2048
