@@ -88,7 +88,26 @@ SWIFTNET_INLINE void put(bfloat16* p, float value) {  // rounds to nearest, ties
   p->bits = static_cast<uint16_t>(bits >> 16);
 }
 
-// The first `count` of a vector, 0 < count < kLanes; the rest is 0, and not read.
+// The first `count` of a vector, 0 < count < kLanes; the rest is 0, and not read or written.
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+SWIFTNET_INLINE Floats load_some(const float* p, int count) {
+  return (Floats)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p);
+}
+SWIFTNET_INLINE Floats load_some(const bfloat16* p, int count) {
+  const Halves bits = (Halves)_mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << count) - 1), p);
+  return as_floats(__builtin_convertvector(bits, Words) << 16);
+}
+SWIFTNET_INLINE void store_some(float* p, Floats values, int count) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), (__m512)values);
+}
+SWIFTNET_INLINE void store_some(bfloat16* p, Floats values, int count) {
+  bfloat16 buffer[kLanes];
+  store(buffer, values);
+  __m256i bits;
+  std::memcpy(&bits, buffer, sizeof(bits));
+  _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << count) - 1), bits);
+}
+#else
 template <typename T>
 SWIFTNET_INLINE Floats load_some(const T* p, int count) {
   T buffer[kLanes] = {};
@@ -101,6 +120,7 @@ SWIFTNET_INLINE void store_some(T* p, Floats values, int count) {
   store(buffer, values);
   std::memcpy(p, buffer, count * sizeof(T));
 }
+#endif
 
 }  // namespace
 }  // namespace SWIFTNET_CPU_LEVEL
