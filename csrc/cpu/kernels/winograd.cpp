@@ -25,8 +25,13 @@ int64_t tiles_of_group(int64_t channels) {
   return fitting < kPixels ? kPixels : fitting < 48 ? fitting : 48;
 }
 
+// From one point to the next: a cache line more than the tiles take, so that the points of a tile, which are made
+// together, do not fall on the same places of the cache.
+int64_t point_stride(int64_t tiles, int64_t width) { return tiles * width + 16; }
+
 int64_t group_floats(const Conv2d& call) {
-  return kPoints * tiles_of_group(call.x.c) * (call.x.c + kBlock) + kPixelsOfNarrow * kBlock;
+  const int64_t tiles = tiles_of_group(call.x.c);
+  return kPoints * (point_stride(tiles, call.x.c) + point_stride(tiles, kBlock)) + kPixelsOfNarrow * kBlock;
 }
 
 // d ↦ Bᵀ d
@@ -73,7 +78,11 @@ template <typename T>
 class Winograd {
  public:
   explicit Winograd(const Conv2d& call)
-      : call_(call), epilogue_(call), channels_(call.x.c), group_(tiles_of_group(call.x.c)) {
+      : call_(call),
+        epilogue_(call),
+        channels_(call.x.c),
+        group_(tiles_of_group(call.x.c)),
+        v_stride_(point_stride(group_, channels_)) {
     rows_ = (call.x.h + kTile - 1) / kTile, columns_ = (call.x.w + kTile - 1) / kTile;
     tiles_ = call.x.n * rows_ * columns_;
   }
@@ -82,7 +91,7 @@ class Winograd {
 
   void operator()(int64_t group, float* v) const {
     const int64_t begin = group * group_, count = tiles_ - begin < group_ ? tiles_ - begin : group_;
-    float* m = v + kPoints * group_ * channels_;
+    float* m = v + kPoints * v_stride_;
     for (int64_t t = 0; t < count; t++) transform_tile(begin + t, v + t * channels_);
     const float* packed = static_cast<const float*>(call_.packed);
     for (int64_t first = 0, vectors; first < epilogue_.outputs(); first += vectors * kLanes) {
@@ -153,7 +162,7 @@ class Winograd {
       transform_input(row, transformed);
 #pragma GCC unroll 6
       for (int j = 0; j < kPatch; j++) {
-        float* to = v + (i * kPatch + j) * group_ * channels_;
+        float* to = v + (i * kPatch + j) * v_stride_;
         if (some == kLanes) {
           store(to, transformed[j]);
         } else {
@@ -166,14 +175,15 @@ class Winograd {
   template <int N>
   void block(int64_t begin, int64_t count, int64_t first, const float* packed, const float* v, float* m) const {
     constexpr int M = pixels_at_once(N), kWidth = N * kLanes;
+    const int64_t m_stride = point_stride(group_, kWidth);
     for (int point = 0; point < kPoints; point++) {
-      const float* rows = v + point * group_ * channels_;
+      const float* rows = v + point * v_stride_;
       for (int64_t t = 0; t < count; t += M) {
         const float* a[1][M];
 #pragma GCC unroll 16
         for (int i = 0; i < M; i++) a[0][i] = rows + (t + i < count ? t + i : t) * channels_;
         // the last tiles' surplus goes over what the next point writes, or the margin of M
-        multiply_to<M, N>(a, packed + point * channels_ * kWidth, 1, channels_, m + (point * group_ + t) * kWidth);
+        multiply_to<M, N>(a, packed + point * channels_ * kWidth, 1, channels_, m + point * m_stride + t * kWidth);
       }
     }
     for (int64_t t = 0; t < count; t++) write_tile<N>(begin + t, first, m + t * kWidth);
@@ -194,7 +204,8 @@ class Winograd {
       for (int j = 0; j < kPatch; j++) {
         Floats column[kPatch], y[kTile];
 #pragma GCC unroll 6
-        for (int i = 0; i < kPatch; i++) column[i] = load(m + (i * kPatch + j) * group_ * N * kLanes + n * kLanes);
+        for (int i = 0; i < kPatch; i++)
+          column[i] = load(m + (i * kPatch + j) * point_stride(group_, N * kLanes) + n * kLanes);
         transform_output(column, y);
 #pragma GCC unroll 4
         for (int i = 0; i < kTile; i++) columns[i][j] = y[i];
@@ -215,7 +226,7 @@ class Winograd {
 
   const Conv2d call_;
   const Epilogue<T> epilogue_;
-  const int64_t channels_, group_;
+  const int64_t channels_, group_, v_stride_;
   int64_t rows_, columns_, tiles_;
 };
 
