@@ -73,7 +73,7 @@ def _network_lines(rows: List[Dict[str, Any]]) -> List[List[str]]:
         lines.append(
             [
                 row["model"].replace("swiftnet_", "") + (", random weights" if row["weights"] is None else ""),
-                f"{row['width']}×{row['height']}",
+                f"{row['width']}×{row['height']}" + (f", batch {row['batch']}" if row.get("batch", 1) > 1 else ""),
                 row["dtype"],
                 _cell(ours, False) + spread,
                 *(_cell(sides.get(peer), peer == row["best_peer"]) for peer in PEERS),

@@ -33,8 +33,8 @@ def pictures(count=2, height=64, width=96):
     return [render_scene(seed, height, width).image for seed in range(1, count + 1)]
 
 
-def setup_of(model, tmp_path, dtype=torch.float32, loop="user"):
-    return Setup(model, pictures(), dtype, CPU, loop, 1, tmp_path)
+def setup_of(model, tmp_path, dtype=torch.float32, loop="user", batch=1, count=2):
+    return Setup(model, pictures(count), dtype, CPU, loop, 1, tmp_path, batch)
 
 
 def job(case=CASE, peers=("eager",), seconds=None):
@@ -63,9 +63,9 @@ def test_peers_have_the_weights_and_none_of_our_operators(name, options, no_oper
             expected = model(images)
         plain = PlainNetwork(model, CPU, torch.float32)
         found = plain(images)
-        labels = PlainSegmenter(plain)(torch.from_numpy(pictures(1, 67, 101)[0]))
+        labels = PlainSegmenter(plain)(torch.from_numpy(pictures(1, 67, 101)[0])[None])
     assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
-    assert labels.dtype == torch.uint8 and (labels == expected.argmax(1)[0]).float().mean() > 0.999
+    assert labels.dtype == torch.uint8 and (labels == expected.argmax(1)).float().mean() > 0.999
     fused = (sx.nn.BNReLUConv, sx.nn.SpatialPyramidPooling, sx.nn.UpsampleBlend)
     assert not [m for m in plain.modules() if isinstance(m, fused)]
     assert not any(p.requires_grad for p in plain.parameters())
@@ -79,17 +79,33 @@ def test_peers_are_channels_last_and_in_the_dtype():
     assert plain.mean.dtype == torch.float32  # 123.675 is no bf16
 
 
+@pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("loop", ["user", "paper"])
 @pytest.mark.parametrize("name", ["ours", "eager", "onnxruntime"])
-def test_every_side_gives_the_networks_labels(name, loop, tmp_path):
+def test_every_side_gives_the_networks_labels(name, loop, batch, tmp_path):
+    if name == "onnxruntime":
+        pytest.importorskip("onnxruntime")
     model = sx.load_checkpoint()
-    setup = setup_of(model, tmp_path, loop=loop)
+    setup = setup_of(model, tmp_path, loop=loop, batch=batch)
     side = MAKERS[name](setup)
-    for i, image in enumerate(setup.images):
+    for i, images in enumerate(setup.batches()):
         labels = labels_of(side.call(i))
-        assert labels.dtype == np.uint8 and labels.shape == image.shape[:2]
-        assert (labels == model.segment(image)).mean() > 0.999
+        assert labels.dtype == np.uint8 and labels.shape == (batch, *images[0].shape[:2])
+        assert (labels == np.stack([model.segment(image) for image in images])).mean() > 0.999
     assert side.what
+
+
+@pytest.mark.parametrize(
+    "batch, order",
+    [(1, [[0], [1], [2]]), (2, [[0, 1], [2, 0], [1, 2]]), (3, [[0, 1, 2]]), (6, [[0, 1, 2, 0, 1, 2]])],
+)
+def test_batches_are_the_images_in_turn(batch, order, tmp_path):
+    setup = setup_of(None, tmp_path, batch=batch, count=3)
+    assert setup.order() == order
+    assert all(a is setup.images[k] for a, k in zip(setup.batches()[-1], order[-1]))
+    inputs = setup.floats()[-1]
+    assert inputs.shape == (batch, 3, 64, 96) and inputs.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(inputs[0].permute(1, 2, 0).byte(), torch.from_numpy(setup.images[order[-1][0]]))
 
 
 def test_compile_freezes_the_plain_network(tmp_path, monkeypatch):
@@ -172,6 +188,26 @@ def test_a_row(monkeypatch):
     assert eager["ratio"] == 1 and found["ratio"] == pytest.approx(eager["ms"] / ours["ms"], rel=1e-3)
 
 
+def test_a_row_of_batches_is_of_images():
+    """Times are an image's; what a call takes is a batch."""
+    found = measure(job(CASE._replace(batch=3)))
+    assert (found["batch"], found["status"], found["images_are"]) == (3, "measured", "3 rendered scenes, scaled")
+    assert found["sides"]["ours"]["what"] == "optimize, segment_batches"
+    assert all(side["equal_to_fp32"] > 0.9999 for side in found["sides"].values())
+    columns = row.columns_of(timing.Timed([0.3, 0.3], 60, 2), 3)
+    assert (columns["ms"], columns["fps"], columns["page_faults"]) == (100, 10, 30)
+
+
+def test_a_batch_of_one_images_labels_is_wrong(monkeypatch):
+    def first_alone(setup):
+        model = sx.load_checkpoint()
+        return Side(lambda i: [model.segment(setup.images[0])] * setup.batch, "the first image's labels")
+
+    monkeypatch.setitem(MAKERS, "ours", first_alone)
+    found = measure(job(CASE._replace(batch=2)))
+    assert found["status"] == "failed" and found["missing"]["ours"].startswith("wrong labels: ")
+
+
 def test_random_weights_are_said_to_be_and_tell_classes_apart():
     case = CASE._replace(model="swiftnet_rn18", weights=None)
     images, _ = row.images_of(case, (), 1)
@@ -186,7 +222,7 @@ def another(setup):
     model = sx.load_checkpoint()
     with torch.no_grad():
         model.logits.conv.bias[3] += 1.0
-    return Side(lambda i: model.segment(setup.images[i]), "another network")
+    return Side(lambda i: model.segment(setup.images[i])[None], "another network")
 
 
 def test_a_wrong_network_fails_its_row(monkeypatch):

@@ -30,7 +30,12 @@ def results(tmp_path):
     head = {"device": "cpu-x", "date": "2026-01-02", "commit": "0123456789abc", "torch": "2.13.0", "threads": 2}
     kernel = {"kernel": "labels", "width": 1024, "height": 512, "dtype": "bf16", "ms": 1.5, "bytes": 2e6}
     kernel.update(floor_ms=1.0, of_floor=1.5, copy_ms=0.9, status="measured")
-    rows = [row(), row(loop="paper", best_peer=None, ratio=None), row(status="not measured", sides={}, ratio=None)]
+    rows = [
+        row(),
+        row(batch=4),
+        row(loop="paper", best_peer=None, ratio=None),
+        row(status="not measured", sides={}, ratio=None),
+    ]
     report = {**head, "command": "swiftnet benchmark", "copy_gbps": 12.34, "rows": rows, "kernels": [kernel]}
     folder = tmp_path / "cpu-x"
     folder.mkdir()
@@ -44,6 +49,7 @@ def test_every_figure_is_the_files(results):
     networks = [line for line in lines if line.startswith("| rn18")]
     assert networks == [
         "| rn18, random weights | 1024×512 | bf16 | 10 (9 to 11) | 30 | **20** | - | - | 2.00 | 99.995 | 7 | 12 |",
+        "| rn18, random weights | 1024×512, batch 4 | bf16 | 10 (9 to 11) | 30 | **20** | - | - | 2.00 | 99.995 | 7 | 12 |",
         "| rn18, random weights | 1024×512 | bf16 | 10 (9 to 11) | 30 | 20 | - | - | - | 99.995 | 7 | 12 |",
     ]
     assert "Left out: openvino: not installed." in lines

@@ -15,7 +15,7 @@ from swiftnet_ext import cli
 from swiftnet_ext.engine.benchmark import figures
 from swiftnet_ext.engine.benchmark import run as running
 from swiftnet_ext.engine.benchmark.figures import draw
-from swiftnet_ext.engine.benchmark.plan import QUICK, TUNABLES, BenchmarkError, Case, Effort, cases
+from swiftnet_ext.engine.benchmark.plan import QUICK, TUNABLES, BenchmarkError, Case, Effort, case_of, cases
 from swiftnet_ext.engine.benchmark.run import Kernels, Plan, environment, in_process, resumed, run
 
 EFFORT = Effort(2, 0.01, 2, 1)
@@ -46,7 +46,7 @@ def pretended(job, allocator="tuned", seconds=None):
         where = {name: job["kernels"][name] for name in ("width", "height", "dtype")}
         row = {"kernel": "labels", **where, "ms": 2.0, "bytes": 1, "floor_ms": 1.0, "of_floor": 2.0, "copy_ms": 1.0}
         return {"copy_gbps": 10.0, "rows": [{**row, "status": "measured"}]}
-    case, ms = job["case"], job["case"].width / 10
+    case, ms = job["case"], job["case"].width / 10 / job["case"].batch ** 0.1
     found = {"ours": side(ms, 2.0), "eager": side(2 * ms, 1.0)}
     about = {"weights_are": "w", "images_are": "i", "classes": 11, "threads": 1, "missing": {}, "status": "measured"}
     return {**case._asdict(), **about, "best_peer": "eager", "ratio": 2.0, "sides": found}
@@ -56,6 +56,15 @@ def test_cases_are_every_combination_the_best_worth_first():
     assert len(CASES) == len(set(CASES)) == 8
     assert [c.dtype for c in CASES] == ["bf16"] * 4 + ["fp32"] * 4
     assert [c.model for c in CASES[:2]] == ["swiftnet_mnv2", "swiftnet_rn18"]
+
+
+def test_cases_of_several_batches():
+    several = list(cases([("a", None)], [(96, 64)], ["fp32", "bf16"], ["cpu"], ["user"], ["tuned"], [1, 4]))
+    assert [(c.batch, c.dtype) for c in several] == [(1, "bf16"), (1, "fp32"), (4, "bf16"), (4, "fp32")]
+    assert [c.title() for c in several[::2]] == [
+        "a 96x64 bf16 cpu, user's loop, tuned allocator",
+        "a 96x64 bf16 cpu, batch 4, user's loop, tuned allocator",
+    ]
 
 
 def test_each_allocator_has_an_environment_of_its_own(monkeypatch):
@@ -169,7 +178,7 @@ def test_quick_gives_each_row_a_part_of_the_time_and_compiles_at_the_largest_siz
     report = run(quick, tmp_path / "a.json", False, lambda line: None)
     assert [seconds for _, seconds in given] == pytest.approx([200 / 14, 200 / 12, 50, 100], rel=0.05)
     assert [list(job["peers"]) for job, _ in given] == [["eager"]] * 2 + [["eager", "compile"]] * 2
-    reason = "left out by --quick at this size"
+    reason = "left out by --quick at this size and batch"
     assert [row["missing"] for row in report["rows"]] == [{"compile": reason}] * 2 + [{}] * 2
     best = figures.points(report["rows"], "best peer")
     assert [point[:2] for point in best] == [(128, 64)] * 2 and len(figures.points(report["rows"], "ours")) == 4
@@ -184,6 +193,25 @@ def test_resume_refuses_another_files_rows(tmp_path):
     path.write_text(json.dumps(running.new_file(plan()._replace(threads=7))))
     with pytest.raises(BenchmarkError, match="--resume needs the same threads, expected 1, got 7; leave --resume out"):
         resumed(path, plan())
+
+
+def test_rows_that_name_no_batch_are_of_single_images(tmp_path, monkeypatch):
+    path, rest = tmp_path / "a.json", []
+    monkeypatch.setattr(running, "in_process", lambda job, *_: rest.append(job["case"]) or pretended(job))
+    report = run(plan(CASES[:2]), path, False, lambda line: None)
+    for row in report["rows"]:
+        del row["batch"]
+    running.write(path, report)
+    rest.clear()
+    wanted = [*CASES[:2], CASES[0]._replace(batch=4)]
+    again = run(plan(wanted), path, True, lambda line: None)
+    assert rest == wanted[2:] and [row["batch"] for row in again["rows"]] == [1, 1, 4]
+
+
+def test_quick_compiles_the_largest_batch_alone():
+    several = [CASES[0], CASES[0]._replace(batch=4)]
+    quick = plan(several, quick=True, peers=("eager", "compile"))
+    assert [quick.peers_of(case) for case in several] == [["eager"], ["eager", "compile"]]
 
 
 @pytest.fixture
@@ -209,6 +237,34 @@ def test_charts_are_of_what_there_is(report, tmp_path):
     assert [f.name for f in draw(report, tmp_path)] == ["benchmark_resolution.png", "benchmark_peers.png"]
     report["rows"] = []
     assert draw(report, tmp_path) == []
+
+
+def test_batches_have_a_chart_of_their_own(report, tmp_path):
+    kinds = [f.name for f in draw(report, tmp_path)]
+    others = [f.read_bytes() for f in sorted(tmp_path.iterdir())]
+    singles = list(report["rows"])
+    for batch in (2, 8):
+        report["rows"] += [pretended({"case": case_of(row)._replace(batch=batch)}) for row in singles]
+    assert [f.name for f in draw(report, tmp_path)] == [*kinds, "benchmark_batch.png"]
+    with Image.open(tmp_path / "benchmark_batch.png") as image:
+        assert image.format == "PNG" and image.width > 1000
+    (tmp_path / "benchmark_batch.png").unlink()
+    assert [f.read_bytes() for f in sorted(tmp_path.iterdir())] == others  # of batch 1 as before
+    report["rows"] = [row for row in report["rows"] if row["batch"] == 8]
+    assert [f.name for f in draw(report, tmp_path)] == kinds
+    report["rows"] = [{**row, "batch": batch} for row in singles[:1] for batch in (1, 2)]
+    for row in report["rows"]:
+        row["sides"]["ours"]["memory_mb"] = None  # the system does not tell
+    assert "benchmark_batch.png" in [f.name for f in draw(report, tmp_path)]
+
+
+def test_lines_over_the_batch_are_of_each_resolution(report):
+    rows = [r for r in report["rows"] if (r["model"], r["dtype"], r["loop"]) == ("swiftnet_rn18", "bf16", "user")]
+    rows = [{**r, "batch": batch} for batch in (8, 1) for r in rows if r["allocator"] == "tuned"]
+    lines = figures._over_batch(rows)
+    assert [(name, style, series) for name, style, series, _ in lines] == [("96×64", "-", 0), ("192×128", "-", 1)]
+    assert [[point[0] for point in points] for *_, points in lines] == [[1, 8], [1, 8]]
+    assert figures._over_batch(rows[:2]) == []
 
 
 class TestCommand:
@@ -258,6 +314,13 @@ class TestCommand:
             (96, 64, "fp32", "paper", "default")
         }
 
+    def test_batches(self, command, tmp_path):
+        status, said, errors = command("--quick", "--device", "cpu", "--size", "96x64", "--batch", 1, "--batch", 4)
+        assert (status, errors) == (0, "") and "cpu, batch 4, user's loop" in said
+        rows = json.loads((tmp_path / "swiftnet_out" / "benchmark.json").read_text())["rows"]
+        assert [r["batch"] for r in rows] == [1, 1, 4, 4]
+        assert (tmp_path / "swiftnet_out" / "benchmark_batch.png").is_file()
+
     def test_a_wrong_row_is_the_exit_status(self, command, monkeypatch):
         wrong = lambda job, *_: {**pretended(job), **({} if "kernels" in job else {"status": "failed"})}  # noqa: E731
         monkeypatch.setattr(running, "in_process", wrong)
@@ -284,6 +347,8 @@ class TestCommand:
             (["--model", "swiftnet_rn50"], "--model swiftnet_rn50: expected one of swiftnet_rn18, "),
             (["--size", "2048"], "--size 2048: expected WIDTHxHEIGHT in pixels, e.g. 2048x1024"),
             (["--size", "0x512"], "--size 0x512: expected WIDTHxHEIGHT"),
+            (["--batch", "0"], "--batch: expected a positive integer, got '0'; pass e.g. 4, or leave it out for 1"),
+            (["--batch", "two"], "--batch: expected a positive integer, got 'two'; pass e.g. 4"),
             (["--dtype", "int8"], "--dtype int8: expected one of fp32, bf16, fp16"),
             (["--dtype", "fp16", "--device", "cpu"], "--dtype fp16: is measured on CUDA alone, got cpu; choose bf16"),
             (["--device", "tpu"], "--device tpu: "),

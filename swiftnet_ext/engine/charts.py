@@ -13,6 +13,7 @@ BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#767676"  # told a
 SERIES = (BLUE, ORANGE, GREEN, "#cc79a7", "#e69f00", "#56b4e9")
 Row = Tuple[str, Sequence[float], Optional[float]]
 Line = Tuple[str, Any, int, Sequence[Tuple[int, int, float]]]
+BatchLine = Tuple[str, Any, int, Sequence[Tuple[int, float, Optional[float]]]]
 
 
 def _figure(width: float, height: float, title: str) -> Tuple[Figure, Any]:
@@ -20,9 +21,13 @@ def _figure(width: float, height: float, title: str) -> Tuple[Figure, Any]:
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title, fontsize=10)
+    _plain(axes)
+    return figure, axes
+
+
+def _plain(axes: Any) -> None:
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
 
 
 def _save(figure: Figure, path: Path) -> None:
@@ -169,15 +174,47 @@ def over_resolution(lines: Sequence[Line], path: Path, title: str) -> None:
         )
         axes.annotate(f"{fps[-1]:.3g}", (pixels[-1], fps[-1]), (4, 0), textcoords="offset points", fontsize=7)
     sizes = sorted({(width * height, f"{width}×{height}") for _, _, _, points in lines for width, height, _ in points})
+    _logarithmic(axes, sizes)
+    axes.set_xlabel("image", fontsize=8)
+    axes.set_ylabel("frames a second", fontsize=8)
+    axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    _save(figure, path)
+
+
+def over_batch(lines: Sequence[BatchLine], path: Path, title: str) -> None:
+    """Images a second and memory over the batch, in two panels, all axes logarithmic; one panel where no memory is known.
+
+    Args:
+        lines: of each its name, its line style of matplotlib, which series' colour it has, and its points in the batch's
+            order: (batch, images a second, memory in MiB or None).
+    """
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    batches = sorted({(point[0], str(point[0])) for _, _, _, points in lines for point in points})
+    known = any((memory or 0) > 0 for _, _, _, points in lines for _, _, memory in points)
+    labels = ["images a second", "memory, MiB"] if known else ["images a second"]
+    for place, label in enumerate(labels):
+        axes = figure.add_subplot(1, len(labels), place + 1)
+        for name, style, series, points in lines:
+            x, y = [point[0] for point in points], [point[place + 1] or float("nan") for point in points]
+            axes.plot(x, y, linestyle=style, color=SERIES[series % len(SERIES)], marker="o", markersize=4, label=name)
+            if y[-1] > 0:
+                axes.annotate(f"{y[-1]:.3g}", (x[-1], y[-1]), (4, 0), textcoords="offset points", fontsize=7)
+        _plain(axes)
+        _logarithmic(axes, batches)
+        axes.set_xlabel("images in a batch", fontsize=8)
+        axes.set_ylabel(label, fontsize=8)
+    axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    _save(figure, path)
+
+
+def _logarithmic(axes: Any, ticks: Sequence[Tuple[int, str]]) -> None:
+    """Both axes, with the ticks (place, name) below."""
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xticks([pixels for pixels, _ in sizes], [size for _, size in sizes], fontsize=8)
+    axes.set_xticks([place for place, _ in ticks], [name for _, name in ticks], fontsize=8)
     axes.minorticks_off()
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.grid(axis="y", linewidth=0.3)
     axes.margins(x=0.12)
-    axes.set_xlabel("image", fontsize=8)
-    axes.set_ylabel("frames a second", fontsize=8)
-    axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    _save(figure, path)

@@ -16,8 +16,10 @@ from .plan import (
     FULL,
     LOOPS,
     PEERS,
+    PICTURES,
     QUICK,
     BenchmarkError,
+    batch_of,
     cases,
     device_of,
     dtypes_of,
@@ -45,6 +47,9 @@ def benchmark(
     ),
     size: Optional[List[str]] = typer.Option(
         None, "--size", help=f"WIDTHxHEIGHT; several. {', '.join(SIZES)} if left out."
+    ),
+    batch: Optional[List[str]] = typer.Option(
+        None, "--batch", help="Images that a call does; several, each with --batch. 1 if left out."
     ),
     dtype: Optional[List[str]] = typer.Option(
         None, "--dtype", help=f"{', '.join(DTYPES)}; several. fp32 and the device's half precision if left out."
@@ -75,7 +80,7 @@ def benchmark(
     quick: bool = typer.Option(
         False,
         "--quick",
-        help="Within 3 minutes: small images, short loops, the user's alone, eager, and torch.compile at the largest size.",
+        help="Within 3 minutes: small images, short loops, the user's alone, eager; torch.compile for the largest batch alone.",
     ),
     resume: bool = typer.Option(False, "--resume", help="Measure only what the file in --out lacks."),
 ) -> None:
@@ -89,6 +94,7 @@ def benchmark(
     on_cpu = found.type == "cpu"
     networks = networks_of(model or ([] if weights else MODELS), weights or [])
     sizes = [size_of(text) for text in size or (QUICK_SIZES if quick else SIZES)]
+    batches = [batch_of(text) for text in batch or ["1"]]
     half = "bf16" if on_cpu else "fp16"
     dtypes = dtypes_of(dtype or ([half] if quick else []), found)
     loops = [one_of("--loop", name, LOOPS) for name in loop or (LOOPS[:1] if quick else LOOPS)]
@@ -99,14 +105,14 @@ def benchmark(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BenchmarkError(f"{out}: can't be made a folder ({error.strerror}); name another")
-    wanted = list(cases(networks, sizes, dtypes, [where], loops, settings))
+    wanted = list(cases(networks, sizes, dtypes, [where], loops, settings, batches))
     at = [max(sizes, key=lambda s: s[0] * s[1])] if on_cpu else []
     kernels = [Kernels(*s, name) for s in at for name in reversed(dtypes)]
     seconds = limit or (QUICK_LIMIT if quick else LIMIT)
     command = shlex.join(["swiftnet", *sys.argv[1:]])
     effort = QUICK if quick else FULL
     plan = Plan(
-        wanted, kernels, peers, pictures[:4], threads or torch.get_num_threads(), effort, seconds, quick, command
+        wanted, kernels, peers, pictures[:PICTURES], threads or torch.get_num_threads(), effort, seconds, quick, command
     )
     try:
         report = run(plan, out / NAME, resume, typer.echo)

@@ -1,12 +1,13 @@
-"""A report's charts, as the supplement's figures 1 to 3: speed over resolution, half precision, the pyramid."""
+"""A report's charts, as the supplement's figures 1 to 3: speed over resolution, half precision, the pyramid; and batches."""
 
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
-from .plan import LEFT_OUT, PEERS
+from .plan import LEFT_OUT, PEERS, case_of
 
 Rows = List[Dict[str, Any]]
 Point = Tuple[int, int, float]
+DASHES = ("-", "--", ":", "-.")
 STYLES = {"ours": "-", "eager": ":", "onnxruntime": "-.", "openvino": (0, (5, 1, 1, 1, 1, 1))}
 UNKNOWN = (LEFT_OUT, "NoTime")
 
@@ -18,6 +19,12 @@ def timed(report: Dict[str, Any]) -> Rows:
         found = [row for row in rows if row[field] == preferred]
         rows = found or rows
     return rows
+
+
+def _of_one_batch(rows: Rows) -> Rows:
+    """The smallest that is measured, which is 1 unless others were asked for."""
+    smallest = min((case_of(row).batch for row in rows), default=1)
+    return [row for row in rows if case_of(row).batch == smallest]
 
 
 def points(rows: Rows, side: str) -> List[Point]:
@@ -43,6 +50,22 @@ def _lines(rows: Rows, by: Callable[[Dict[str, Any]], str], sides: Sequence[str]
     return lines
 
 
+def _over_batch(rows: Rows) -> List[Tuple[Any, ...]]:
+    """Ours: one colour for each resolution, one style for each network; none where no network has several batches."""
+    sizes = sorted({(row["width"], row["height"]) for row in rows}, key=lambda size: (size[0] * size[1], size))
+    networks = list(dict.fromkeys(_network(row) for row in rows))
+    lines: List[Tuple[Any, ...]] = []
+    for i, network in enumerate(networks):
+        for series, (width, height) in enumerate(sizes):
+            some = [row for row in rows if (_network(row), row["width"], row["height"]) == (network, width, height)]
+            sides = [(case_of(row).batch, row["sides"]["ours"]) for row in some if "ours" in row["sides"]]
+            found = [(batch, side["fps"], side["memory_mb"]) for batch, side in sorted(sides, key=lambda s: s[0])]
+            if found:
+                name = f"{network} {width}×{height}" if len(networks) > 1 else f"{width}×{height}"
+                lines.append((name, DASHES[i % len(DASHES)], series, found))
+    return lines if any(len(found) > 1 for *_, found in lines) else []
+
+
 def _network(row: Dict[str, Any]) -> str:
     return row["model"].replace("swiftnet_", "")
 
@@ -57,9 +80,10 @@ def draw(report: Dict[str, Any], folder: Path) -> List[Path]:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    from ..charts import over_resolution
+    from ..charts import over_batch, over_resolution
 
-    rows = timed(report)
+    every = timed(report)
+    rows = _of_one_batch(every)
     by_dtype = {
         dtype: [row for row in rows if row["dtype"] == dtype] for dtype in dict.fromkeys(r["dtype"] for r in rows)
     }
@@ -79,9 +103,16 @@ def draw(report: Dict[str, Any], folder: Path) -> List[Path]:
         "pyramid": (_lines(both, _network, ("ours",)), f"Ours, single scale and pyramid, {name}"),
         "peers": (_lines(single or fast, _network, ("ours", *PEERS)), f"Ours and every peer, {name}"),
     }
+    about = f"{report['device']}, {report['date']}"
+    several = f", batch {case_of(rows[0]).batch}" if rows and case_of(rows[0]).batch > 1 else ""
     files = []
-    for name, (lines, title) in wanted.items():
+    for kind, (lines, title) in wanted.items():
         if lines:
-            files.append(folder / f"benchmark_{name}.png")
-            over_resolution(lines, files[-1], f"{title}; {report['device']}, {report['date']}")
+            files.append(folder / f"benchmark_{kind}.png")
+            over_resolution(lines, files[-1], f"{title}{several}; {about}")
+    lines = _over_batch([row for row in every if row["dtype"] == name])
+    if lines:
+        files.append(folder / "benchmark_batch.png")
+        networks = ", ".join(dict.fromkeys(_network(row) for row in every))
+        over_batch(lines, files[-1], f"Ours, {networks}, {name}; {about}")
     return files

@@ -94,11 +94,11 @@ class PlainNetwork(nn.Module):
 
 
 class PlainSegmenter(nn.Module):
-    """From an image, uint8 RGB [H, W, 3], to its labels, uint8 [H, W]."""
+    """From images, uint8 RGB [N, H, W, 3], to their labels, uint8 [N, H, W]."""
 
     def __init__(self, network: PlainNetwork) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, image: Tensor) -> Tensor:
-        return self.network(image.permute(2, 0, 1)[None]).argmax(1)[0].to(torch.uint8)
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images.permute(0, 3, 1, 2)).argmax(1).to(torch.uint8)

@@ -17,7 +17,7 @@ TUNABLES = (
     "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:"
     "glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=67108864"
 )
-
+PICTURES = 4  # at most so many different images; a larger batch has some of them again
 
 LEFT_OUT = "left out by --quick"  # begins a side's reason; NoTime, where there was none
 
@@ -37,10 +37,12 @@ class Case(NamedTuple):
     device: str
     loop: str  # "user": uint8 image to uint8 labels; "paper": forward passes to logits
     allocator: str  # "tuned": with TUNABLES; "default"
+    batch: int = 1  # images that a call does
 
     def title(self) -> str:
+        several = f"batch {self.batch}, " if self.batch > 1 else ""
         return (
-            f"{self.model} {self.width}x{self.height} {self.dtype} {self.device}, "
+            f"{self.model} {self.width}x{self.height} {self.dtype} {self.device}, {several}"
             f"{self.loop}'s loop, {self.allocator} allocator"
         )
 
@@ -48,7 +50,7 @@ class Case(NamedTuple):
 class Effort(NamedTuple):
     """How long sides are timed: in each round each side's turn is about `turn` seconds, and at most `calls` calls.
 
-    A user's calls take `images` images in turn.
+    A user's calls take `images` images in turn, and more where a batch has more, up to PICTURES.
     """
 
     rounds: int
@@ -57,7 +59,7 @@ class Effort(NamedTuple):
     images: int
 
 
-FULL, QUICK = Effort(9, 0.6, 50, 4), Effort(3, 0.25, 20, 1)
+FULL, QUICK = Effort(9, 0.6, 50, PICTURES), Effort(3, 0.25, 20, 1)
 
 
 def size_of(text: str) -> Tuple[int, int]:
@@ -66,6 +68,13 @@ def size_of(text: str) -> Tuple[int, int]:
     if not match:
         raise BenchmarkError(f"--size {text}: expected WIDTHxHEIGHT in pixels, e.g. 2048x1024")
     return int(match[1]), int(match[2])
+
+
+def batch_of(text: str) -> int:
+    """A number of images."""
+    if not re.fullmatch(r"[1-9]\d*", text):
+        raise BenchmarkError(f"--batch: expected a positive integer, got {text!r}; pass e.g. 4, or leave it out for 1")
+    return int(text)
 
 
 def device_of(name: str) -> torch.device:
@@ -119,6 +128,7 @@ def cases(
     devices: Sequence[str],
     loops: Sequence[str],
     allocators: Sequence[str],
+    batches: Sequence[int] = (1,),
 ) -> Iterator[Case]:
     """Every combination; those come first that are worth most where time runs out."""
     for allocator in allocators:
@@ -126,12 +136,14 @@ def cases(
             for device in devices:
                 if torch.device(device).type == "cuda" and allocator != allocators[0]:
                     continue  # glibc has no part in a GPU's times
-                for dtype in reversed(dtypes):
-                    for width, height in sizes:
-                        for name, weights in networks:
-                            yield Case(name, weights, width, height, dtype, device, loop, allocator)
+                for batch in batches:
+                    for dtype in reversed(dtypes):
+                        for width, height in sizes:
+                            for name, weights in networks:
+                                yield Case(name, weights, width, height, dtype, device, loop, allocator, batch)
 
 
 def case_of(row: Dict[str, Any]) -> Case:
-    """The case of a row of a file."""
-    return Case(*(row[field] for field in Case._fields))
+    """The case of a row of a file; a row that names no batch is of single images."""
+    whole = {**Case._field_defaults, **row}
+    return Case(*(whole[field] for field in Case._fields))

@@ -15,7 +15,7 @@ from ...data.images import read_image
 from ...data.synthetic import render_scene
 from ...files import replacing
 from ...models import SwiftNet, build_model, load_checkpoint
-from .plan import DTYPES, Case, Effort
+from .plan import DTYPES, PICTURES, Case, Effort
 from .sides import MAKERS, Missing, Setup, Side, labels_of, plain_labels
 from .timing import Deadline, Memory, Timed, at_most, in_turns, quartiles, reason_of
 
@@ -65,7 +65,7 @@ def images_of(case: Case, files: Sequence[str], count: int) -> Tuple[List[np.nda
 
 
 def expected_labels(setup: Setup) -> Tuple[List[np.ndarray], float]:
-    """(eager fp32's labels, the share that may differ)."""
+    """(eager fp32's labels of every batch, the share that may differ)."""
     expected = plain_labels(setup, torch.float32)
     rounded = expected if setup.dtype == torch.float32 else plain_labels(setup, setup.dtype)
     return expected, max(ALLOWED_UNEQUAL[setup.dtype], 2 * (1 - equal_share(rounded, expected)))
@@ -85,7 +85,7 @@ def _prepared(
             with at_most(deadline.left() - reserve):
                 memory = Memory(setup.device)
                 side = MAKERS[name](setup)
-                found = [labels_of(side.call(i)) for i in range(len(setup.images))]
+                found = [labels_of(side.call(i)) for i in range(len(setup.order()))]
                 known[name] = {"what": side.what, "memory_mb": _short(memory.added(side.call))}
             sides[name], labels[name] = side, found
         except Missing as reason:
@@ -117,8 +117,9 @@ def take_out_wrong(
             del sides[name]
 
 
-def columns_of(timed: Timed) -> Dict[str, Any]:
-    low, median, high = (1000 * seconds for seconds in quartiles(timed.samples))
+def columns_of(timed: Timed, batch: int) -> Dict[str, Any]:
+    """Of an image, whatever the batch; page faults are a call's."""
+    low, median, high = (1000 * seconds / batch for seconds in quartiles(timed.samples))
     figures = {"ms": median, "q1_ms": low, "q3_ms": high, "fps": 1000 / median}
     rounded: Dict[str, Any] = {name: _short(value) for name, value in figures.items()}
     return {**rounded, "samples": len(timed.samples), "page_faults": round(timed.faults / timed.calls)}
@@ -145,19 +146,19 @@ def measure(job: Job) -> Dict[str, Any]:
     case, deadline = job.case, Deadline(job.end)
     device = torch.device(case.device)
     torch.set_num_threads(job.threads)
-    images, said = images_of(case, job.images, job.effort.images)
+    images, said = images_of(case, job.images, max(job.effort.images, min(case.batch, PICTURES)))
     model, weights = network_of(case, images)
     with tempfile.TemporaryDirectory() as folder:
-        setup = Setup(model, images, DTYPES[case.dtype], device, case.loop, job.threads, Path(folder))
+        setup = Setup(model, images, DTYPES[case.dtype], device, case.loop, job.threads, Path(folder), case.batch)
         expected, allowed = expected_labels(setup)
         sides, labels, known, missing = _prepared(job, setup, expected, deadline)
         take_out_wrong(allowed, sides, known, missing)
         calls = {name: side.call for name, side in sides.items()}
-        times, failed = in_turns(calls, case.loop, len(images), device, job.effort, deadline)
+        times, failed = in_turns(calls, case.loop, len(setup.order()), device, job.effort, deadline)
     missing.update(failed)
     for name in times:
         known[name]["equal_to_ours"] = equal_share(labels[name], labels["ours"]) if "ours" in labels else None
-    found = {name: {**columns_of(timed), **known[name]} for name, timed in times.items()}
+    found = {name: {**columns_of(timed, case.batch), **known[name]} for name, timed in times.items()}
     about = {"weights_are": weights, "images_are": said, "classes": model.num_classes}
     return {**case._asdict(), **about, "threads": job.threads, **summary(found, missing)}
 

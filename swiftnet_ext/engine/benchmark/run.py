@@ -20,7 +20,7 @@ from .row import Job
 from .timing import Deadline
 
 GRACE = 5.0  # seconds: a row that did not stop by itself is stopped
-SLOW = {"compile"}  # takes half a minute to prepare, at every size anew
+SLOW = {"compile"}  # takes half a minute to prepare, at every size and batch anew
 LEAST = 8.0  # seconds that a row takes at least: it is not begun with less
 NO_TIME = "no time left; --resume goes on"
 SAME = ("device", "commit", "torch", "threads", "effort", "images")  # what rows of one file have in common
@@ -44,12 +44,12 @@ class Plan(NamedTuple):
     threads: int
     effort: Effort
     seconds: Optional[float]  # for everything; None without a limit
-    quick: bool  # every row gets a part of the time, so that each is measured; compilation at the largest size alone
+    quick: bool  # every row gets a part of the time, so that each is measured; compilation at the most pixels alone
     command: str
 
     def peers_of(self, case: Case) -> List[str]:
-        largest = max(c.width * c.height for c in self.cases)
-        small = self.quick and case.width * case.height < largest
+        largest = max(c.width * c.height * c.batch for c in self.cases)
+        small = self.quick and case.width * case.height * case.batch < largest
         return [peer for peer in self.peers if not (small and peer in SLOW)]
 
     def part(self, job: Union[Case, Kernels]) -> int:
@@ -75,7 +75,7 @@ def resumed(path: Path, plan: Plan) -> Dict[str, Any]:
     try:
         old = json.loads(path.read_text())
         different = [name for name in SAME if old[name] != new[name]]
-        old["rows"] = [row for row in old["rows"] if case_of(row) and _is_complete(row)]
+        old["rows"] = [{**row, **case_of(row)._asdict()} for row in old["rows"] if _is_complete(row)]
     except (ValueError, KeyError, TypeError) as error:
         raise BenchmarkError(
             f"{path}: is no file of swiftnet benchmark ({type(error).__name__}: {error}); name another"
@@ -200,7 +200,9 @@ def _measured(case: Case, plan: Plan, seconds: Optional[float]) -> Dict[str, Any
     job = Job(case, plan.peers_of(case), plan.images, plan.threads, plan.effort, _end(seconds))
     row = in_process(job._asdict(), case.allocator, seconds)
     if "missing" in row:
-        row["missing"].update({peer: f"{LEFT_OUT} at this size" for peer in plan.peers if peer not in job.peers})
+        row["missing"].update(
+            {peer: f"{LEFT_OUT} at this size and batch" for peer in plan.peers if peer not in job.peers}
+        )
     return row
 
 

@@ -1,7 +1,7 @@
 """The sides of a row: ours, and what a user would pick instead, each as it is fastest. Optional ones are imported late."""
 
-import copy
 import logging
+import math
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
@@ -13,7 +13,7 @@ import swiftnet_ext
 
 from ...models import SwiftNet
 from ..export import export_onnx
-from .plain import PlainNetwork, PlainSegmenter, channels_last
+from .plain import PlainNetwork, PlainSegmenter
 
 
 class Missing(Exception):
@@ -30,37 +30,47 @@ class Setup(NamedTuple):
     loop: str
     threads: int
     folder: Path  # for files that are gone afterwards
+    batch: int = 1  # images that a call does
+
+    def order(self) -> List[List[int]]:
+        """Which images each call does: all in turn, until a batch would come again."""
+        n, count = self.batch, len(self.images)
+        return [[(i * n + k) % count for k in range(n)] for i in range(count // math.gcd(n, count))]
+
+    def batches(self) -> List[List[np.ndarray]]:
+        return [[self.images[i] for i in batch] for batch in self.order()]
 
     def floats(self) -> List[Tensor]:
-        """The images as the paper's loop has them: on the device, float32 [1, 3, H, W], channels_last."""
-        return [torch.from_numpy(i).to(self.device).permute(2, 0, 1)[None].float() for i in self.images]
+        """The batches as the paper's loop has them: on the device, float32 [N, 3, H, W], channels_last."""
+        return [torch.from_numpy(_stacked(b)).to(self.device).permute(0, 3, 1, 2).float() for b in self.batches()]
+
+
+def _stacked(images: List[np.ndarray]) -> np.ndarray:
+    """[N, H, W, 3]; without a copy of a single one."""
+    return images[0][None] if len(images) == 1 else np.stack(images)
 
 
 class Side(NamedTuple):
-    """`call(i)` does the i-th image: labels uint8 [H, W] in NumPy for the user's loop, logits for the paper's."""
+    """`call(i)` does the i-th batch: labels uint8 [N, H, W] in NumPy, or each [H, W], for the user's loop; logits
+    [N, classes, H, W] for the paper's."""
 
     call: Callable[[int], Any]
     what: str
 
 
 def labels_of(result: Any) -> np.ndarray:
-    """Of a call's result, uint8 [H, W]."""
+    """Of a call's result, uint8 [N, H, W]."""
     y = result.float().cpu().numpy() if isinstance(result, Tensor) and result.dim() == 4 else np.asarray(result)
-    return y[0].argmax(0).astype(np.uint8) if y.ndim == 4 else y.copy()
+    return y.argmax(1).astype(np.uint8) if y.ndim == 4 else y.copy()
 
 
 def ours(setup: Setup) -> Side:
-    """What this package offers: optimize where this version has it, else the network on the fused operators."""
-    optimize = getattr(swiftnet_ext, "optimize", None)
-    if callable(optimize):
-        fast, what = optimize(setup.model, device=setup.device, dtype=setup.dtype), "optimize"
-    else:
-        fast = copy.deepcopy(setup.model).to(setup.device, setup.dtype)
-        channels_last(fast)
-        what = "model.segment"
-    if setup.loop == "user":
-        return Side(lambda i: fast.segment(setup.images[i]), what)
-    return Side(_forward(fast, setup.floats(), torch.inference_mode), what)
+    fast, batches = swiftnet_ext.optimize(setup.model, device=setup.device, dtype=setup.dtype), setup.batches()
+    if setup.loop == "paper":
+        return Side(_forward(fast, setup.floats(), torch.inference_mode), "optimize")
+    if setup.batch == 1:
+        return Side(lambda i: fast.segment(batches[i][0])[None], "optimize")
+    return Side(lambda i: list(fast.segment_batches(batches[i], setup.batch)), "optimize, segment_batches")
 
 
 def _forward(network: Any, inputs: List[Tensor], mode: Callable[[], Any]) -> Callable[[int], Any]:
@@ -75,11 +85,11 @@ def _in_torch(setup: Setup, prepare: Callable[[Any], Any], mode: Callable[[], An
     network = PlainNetwork(setup.model, setup.device, setup.dtype)
     if setup.loop == "paper":
         return Side(_forward(prepare(network), setup.floats(), mode), what)
-    segmenter = prepare(PlainSegmenter(network).eval())
+    segmenter, batches = prepare(PlainSegmenter(network).eval()), setup.batches()
 
     def call(i: int) -> np.ndarray:
         with mode():
-            return segmenter(torch.from_numpy(setup.images[i]).to(setup.device)).cpu().numpy()
+            return segmenter(torch.from_numpy(_stacked(batches[i])).to(setup.device)).cpu().numpy()
 
     return Side(call, what)
 
@@ -108,11 +118,12 @@ def compiled(setup: Setup) -> Side:
 
 
 def _onnx_file(setup: Setup) -> Path:
-    """Our own export; for the user's loop from the uint8 image to uint8 labels."""
+    """Our own export, of the row's batch; for the user's loop from uint8 images to uint8 labels."""
     path = setup.folder / "network.onnx"
     height, width = setup.images[0].shape[:2]
     try:
-        export_onnx(setup.model, path, (height, width), "labels" if setup.loop == "user" else "logits", opset=17)
+        output = "labels" if setup.loop == "user" else "logits"
+        export_onnx(setup.model, path, (height, width), output, setup.batch, opset=17)
         import onnx
     except ImportError:
         raise Missing("onnx is not installed")
@@ -125,21 +136,19 @@ def _onnx_file(setup: Setup) -> Path:
     graph.node.insert(0, node("Transpose", ["image"], ["planes"], perm=[0, 3, 1, 2]))
     graph.node.append(node("Cast", ["labels"], ["bytes"], to=onnx.TensorProto.UINT8))
     of_uint8 = onnx.TensorProto.UINT8
-    graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info("image", of_uint8, [1, height, width, 3]))
-    graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("bytes", of_uint8, [1, height, width]))
+    graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info("image", of_uint8, [setup.batch, height, width, 3]))
+    graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("bytes", of_uint8, [setup.batch, height, width]))
     onnx.save(file, str(path))
     return path
 
 
-def _inputs(setup: Setup) -> List[np.ndarray]:
-    """Of the ONNX file."""
+def _inputs(setup: Setup) -> Callable[[int], np.ndarray]:
+    """The ONNX file's of a call."""
     if setup.loop == "user":
-        return [image[None] for image in setup.images]
-    return [np.ascontiguousarray(image.cpu().numpy()) for image in setup.floats()]
-
-
-def _result(setup: Setup, y: np.ndarray) -> np.ndarray:
-    return y[0] if setup.loop == "user" else y
+        batches = setup.batches()
+        return lambda i: _stacked(batches[i])
+    floats = [np.ascontiguousarray(images.cpu().numpy()) for images in setup.floats()]
+    return lambda i: floats[i]
 
 
 def onnx_runtime(setup: Setup) -> Side:
@@ -157,10 +166,8 @@ def onnx_runtime(setup: Setup) -> Side:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(_onnx_file(setup)), options, providers=[wanted])
-    inputs, name = _inputs(setup), session.get_inputs()[0].name
-    return Side(
-        lambda i: _result(setup, session.run(None, {name: inputs[i]})[0]), f"onnxruntime {onnxruntime.__version__}"
-    )
+    given, name = _inputs(setup), session.get_inputs()[0].name
+    return Side(lambda i: session.run(None, {name: given(i)})[0], f"onnxruntime {onnxruntime.__version__}")
 
 
 def openvino(setup: Setup) -> Side:
@@ -177,10 +184,10 @@ def openvino(setup: Setup) -> Side:
         "INFERENCE_NUM_THREADS": setup.threads,
     }
     request = ov.Core().compile_model(str(_onnx_file(setup)), "CPU", hints).create_infer_request()
-    inputs = _inputs(setup)
+    given = _inputs(setup)
 
     def call(i: int) -> np.ndarray:
-        return _result(setup, request.infer([inputs[i]], share_inputs=True, share_outputs=True)[0])
+        return request.infer([given(i)], share_inputs=True, share_outputs=True)[0]
 
     return Side(call, f"openvino {ov.__version__.split('-')[0]}, {precision}")
 
@@ -195,7 +202,8 @@ MAKERS: Dict[str, Callable[[Setup], Side]] = {
 
 
 def plain_labels(setup: Setup, dtype: torch.dtype) -> List[np.ndarray]:
-    """Of every image, by the plain network in a dtype."""
+    """Of every batch, uint8 [N, H, W], by the plain network in a dtype, each image by itself."""
     segmenter = PlainSegmenter(PlainNetwork(setup.model, setup.device, dtype)).eval()
     with torch.inference_mode():
-        return [segmenter(torch.from_numpy(image).to(setup.device)).cpu().numpy() for image in setup.images]
+        single = [segmenter(torch.from_numpy(i[None]).to(setup.device))[0].cpu().numpy() for i in setup.images]
+    return [np.stack([single[i] for i in batch]) for batch in setup.order()]

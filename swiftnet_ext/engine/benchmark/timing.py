@@ -74,18 +74,18 @@ def _faults() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
-def users_turn(call: Call, count: int, images: int, device: torch.device) -> List[float]:
+def users_turn(call: Call, count: int, batches: int, device: torch.device) -> List[float]:
     """Seconds of each call; a call's result is on the host when it returns."""
     samples = []
     for i in range(count):
         start = time.perf_counter()
-        call(i % images)
+        call(i % batches)
         samples.append(time.perf_counter() - start)
     return samples
 
 
-def papers_turn(call: Call, count: int, images: int, device: torch.device) -> List[float]:
-    """One sample: synchronise, so many forward passes of the first image, synchronise, divide."""
+def papers_turn(call: Call, count: int, batches: int, device: torch.device) -> List[float]:
+    """One sample: synchronise, so many forward passes of the first batch, synchronise, divide."""
     synchronise(device)
     start = time.perf_counter()
     for _ in range(count):
@@ -98,7 +98,7 @@ TURNS = {"user": users_turn, "paper": papers_turn}
 
 
 def in_turns(
-    calls: Dict[str, Call], loop: str, images: int, device: torch.device, effort: Effort, deadline: Deadline
+    calls: Dict[str, Call], loop: str, batches: int, device: torch.device, effort: Effort, deadline: Deadline
 ) -> Tuple[Dict[str, Timed], Dict[str, str]]:
     """(times of every side, why others failed). In each round every side has a turn, in reversed order each second round.
 
@@ -124,7 +124,7 @@ def in_turns(
                     once = time.perf_counter() - start
                     counts[name] = max(1, min(effort.calls, int(effort.turn / once)))
                 before = _faults()
-                samples = TURNS[loop](calls[name], counts[name], images, device)
+                samples = TURNS[loop](calls[name], counts[name], batches, device)
                 faults, sofar = _faults() - before, times[name]
                 times[name] = Timed(sofar.samples + samples, sofar.faults + faults, sofar.calls + counts[name])
             except Exception as error:
