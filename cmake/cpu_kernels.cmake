@@ -66,14 +66,14 @@ endif()
 list(TRANSFORM cpu_levels REPLACE "(.+)" "X(\\1)" OUTPUT_VARIABLE for_each_cpu_level)
 string(REPLACE ";" " " for_each_cpu_level "${for_each_cpu_level}")
 
-# Adds them to a module; further arguments are compile options.
+# Adds them to a module.
 function(swiftnet_add_cpu_kernels target)
   foreach(level ${cpu_levels})
     add_library(cpu_${level} OBJECT ${cpu_kernels})
     set_target_properties(cpu_${level} PROPERTIES CXX_STANDARD 14)
     target_include_directories(cpu_${level} PRIVATE csrc)
     target_compile_definitions(cpu_${level} PRIVATE SWIFTNET_CPU_LEVEL=${level} SWIFTNET_CPU_LEVEL_NAME="${level}")
-    target_compile_options(cpu_${level} PRIVATE -O3 -Wall -Wextra -Wno-psabi ${level_flags_${level}} ${ARGN})
+    target_compile_options(cpu_${level} PRIVATE -O3 -Wall -Wextra -Wno-psabi ${level_flags_${level}})
     target_sources(${target} PRIVATE $<TARGET_OBJECTS:cpu_${level}>)
   endforeach()
   target_sources(${target} PRIVATE ${cpu_sources})

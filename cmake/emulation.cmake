@@ -42,6 +42,4 @@ target_include_directories(_C_emulated PRIVATE csrc "${CMAKE_BINARY_DIR}/generat
 target_link_options(_C_emulated PRIVATE ${link_options})
 if(SWIFTNET_EMULATION_CHECK STREQUAL "none")
   swiftnet_add_cpu_kernels(_C_emulated)
-elseif(SWIFTNET_EMULATION_CHECK STREQUAL "sanitize")
-  swiftnet_add_cpu_kernels(_C_emulated ${device_options})
 endif()

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all."""
 
 import os
+import uuid
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
@@ -12,7 +13,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     It is on the disk before it gets the name: what has the name after a crash is whole.
     """
-    temporary = path.with_name(".{}.{}.tmp".format(path.name, os.getpid()))
+    temporary = path.with_name(".{}.{}.tmp".format(path.name, uuid.uuid4().hex))
     try:
         yield temporary
         _to_disk(temporary)

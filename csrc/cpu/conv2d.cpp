@@ -15,22 +15,23 @@ Conv2d call_of(const TensorView& x, const TensorView& out, const TensorView& tap
   call.float_out = out.defined() && out.dtype == DType::kFloat32;
   call.out = map_of("out", out, call.float_out ? DType::kFloat32 : x.dtype);
   call.tap = map_of("tap", tap, x.dtype);
-  check(call.out.data || call.tap.data || out.numel() == 0, "out, tap: expected at least one of them");
+  check(out.defined() || tap.defined(), "out, tap: expected at least one of them");
   call.kernel = convolution.kernel, call.stride = convolution.stride, call.padding = convolution.padding;
   check(call.kernel <= kMaxKernel, "kernel: expected at most " + std::to_string(kMaxKernel));
   check(call.kernel > 0 && call.stride > 0 && call.padding >= 0 && call.padding < call.kernel,
         "kernel, stride, padding: expected positive ones, and less padding than kernel");
   check(!call.bf16 || call.x.c % 2 == 0, "x: expected an even number of channels in bfloat16");
   call.winograd = convolution.winograd;
+  check(call.x.c > 0, "x: expected at least one channel");
   check(!call.winograd || (call.kernel == 3 && call.stride == 1 && call.padding == 1),
         "winograd: expected kernel 3, stride 1 and padding 1");
   call.activation = activation_of(convolution.activation);
   call.threads = threads;
   check(threads > 0, "threads: expected at least 1");
-  const Map& y = call.out.data ? call.out : call.tap;
+  const Map& y = out.defined() ? call.out : call.tap;
   const auto size = [&](int64_t n) { return (n + 2 * call.padding - call.kernel) / call.stride + 1; };
-  check_size(call.out.data ? "out" : "tap", y, call.x.n, y.c, size(call.x.h), size(call.x.w));
-  check_size("tap", call.tap, y.n, y.c, y.h, y.w);
+  check_size("out", out, call.x.n, y.c, size(call.x.h), size(call.x.w));
+  check_size("tap", tap, call.x.n, y.c, size(call.x.h), size(call.x.w));
   return call;
 }
 
@@ -61,7 +62,7 @@ void conv2d(const TensorView& x, const TensorView& packed, const Convolution& co
             const TensorView& tap, const TensorView& tap_scale, const TensorView& tap_shift, bool tap_relu,
             const TensorView& workspace, int threads) {
   Conv2d call = call_of(x, out, tap, convolution, threads);
-  const Map& y = call.out.data ? call.out : call.tap;
+  const Map& y = out.defined() ? call.out : call.tap;
   if (y.n * y.c * y.h * y.w == 0) return;
   call.packed = bytes_of("packed", packed, packed_bytes(x.dtype, call.winograd, y.c, call.x.c, call.kernel));
   call.bias = parameter_of("bias", bias, {y.c});
@@ -69,7 +70,7 @@ void conv2d(const TensorView& x, const TensorView& packed, const Convolution& co
   call.tap_shift = parameter_of("tap_shift", tap_shift, {y.c});
   call.tap_relu = tap_relu;
   call.residual = map_of("residual", residual, x.dtype);
-  check_size("residual", call.residual, y.n, y.c, y.h, y.w);
+  check_size("residual", residual, y.n, y.c, y.h, y.w);
   call.up = map_of("up", up, x.dtype);
   check(!call.up.data || (call.up.n == y.n && call.up.c == y.c && call.up.h > 0 && call.up.w > 0),
         "up: expected out's batch and channels, and at least one pixel");

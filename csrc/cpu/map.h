@@ -26,8 +26,9 @@ inline Map map_of(const char* name, const TensorView& t, DType dtype) {
   return map;
 }
 
-inline void check_size(const char* name, const Map& map, int64_t n, int64_t c, int64_t h, int64_t w) {
-  check(!map.data || (map.n == n && map.c == c && map.h == h && map.w == w),
+// A map is absent, or of this size; also one without elements, which has no address.
+inline void check_size(const char* name, const TensorView& t, int64_t n, int64_t c, int64_t h, int64_t w) {
+  check(!t.defined() || (t.ndim == 4 && t.shape[0] == n && t.shape[1] == c && t.shape[2] == h && t.shape[3] == w),
         std::string(name) + ": expected shape " + shape_text({n, c, h, w}));
 }
 

@@ -41,7 +41,7 @@ void max_pool3x3(const TensorView& x, const TensorView& out, int threads) {
   call.bf16 = is_bf16(x.dtype);
   call.x = present_map_of("x", x, x.dtype);
   call.out = present_map_of("out", out, x.dtype);
-  check_size("out", call.out, call.x.n, call.x.c, (call.x.h + 1) / 2, (call.x.w + 1) / 2);
+  check_size("out", out, call.x.n, call.x.c, (call.x.h + 1) / 2, (call.x.w + 1) / 2);
   call.threads = threads_of(threads);
   if (!is_empty(call.out)) kernels().max_pool3x3(call);
 }
@@ -55,7 +55,7 @@ void depthwise3x3(const TensorView& x, const TensorView& weight, const TensorVie
   check(stride == 1 || stride == 2, "stride: expected 1 or 2");
   call.stride = stride;
   const auto size = [&](int64_t n) { return (n + stride - 1) / stride; };
-  check_size("out", call.out, call.x.n, call.x.c, size(call.x.h), size(call.x.w));
+  check_size("out", out, call.x.n, call.x.c, size(call.x.h), size(call.x.w));
   call.weight = parameter_of("weight", weight, {9, call.x.c});
   check(call.weight != nullptr || call.x.c == 0, "weight: expected a tensor");
   call.bias = parameter_of("bias", bias, {call.x.c});
@@ -72,7 +72,7 @@ void upsample_add(const TensorView& x, const TensorView& skip, const TensorView&
   call.x = map_of("x", x, out.dtype);
   check_resizable(x, call.x, call.out);
   call.skip = present_map_of("skip", skip, out.dtype);
-  check_size("skip", call.skip, call.out.n, call.out.c, call.out.h, call.out.w);
+  check_size("skip", skip, call.out.n, call.out.c, call.out.h, call.out.w);
   call.scale = parameter_of("scale", scale, {call.out.c});
   call.shift = parameter_of("shift", shift, {call.out.c});
   call.relu = relu, call.nearest = nearest;

@@ -3,8 +3,10 @@
 #include <dlfcn.h>
 #include <link.h>
 
+#include <algorithm>
 #include <cstring>
 #include <string>
+#include <vector>
 
 namespace swiftnet {
 namespace cpu {
@@ -20,28 +22,43 @@ struct Pool {
   Number thread = nullptr, threads = nullptr;
 };
 
-int consider(dl_phdr_info* info, size_t, void* found) {
+// What of a loaded library and of all that it links is a thread pool, if anything.
+Pool pool_of(const char* file) {
+  Pool pool;
+  void* library = dlopen(file, RTLD_LAZY | RTLD_NOLOAD);
+  if (library == nullptr) return pool;
+  pool.parallel = reinterpret_cast<Parallel>(dlsym(library, "GOMP_parallel"));
+  pool.thread = reinterpret_cast<Number>(dlsym(library, "omp_get_thread_num"));
+  pool.threads = reinterpret_cast<Number>(dlsym(library, "omp_get_num_threads"));
+  Dl_info where;
+  if (!pool.parallel || !pool.thread || !pool.threads || !dladdr(reinterpret_cast<void*>(pool.parallel), &where))
+    return Pool();
+  pool.file = where.dli_fname;
+  return pool;
+}
+
+int consider(dl_phdr_info* info, size_t, void* names) {
   const char* slash = std::strrchr(info->dlpi_name, '/');
   const char* name = slash ? slash + 1 : info->dlpi_name;
-  for (const char* stem : {"libgomp", "libiomp5", "libomp"}) {
-    if (std::strncmp(name, stem, std::strlen(stem)) != 0) continue;
-    *static_cast<std::string*>(found) = info->dlpi_name;
-    return 1;
-  }
+  for (const char* stem : {"libtorch_cpu", "libgomp", "libiomp5", "libomp"})
+    if (std::strncmp(name, stem, std::strlen(stem)) == 0)
+      static_cast<std::vector<std::string>*>(names)->push_back(info->dlpi_name);
   return 0;
 }
 
 // Found among what is loaded rather than linked: PyTorch's wheels bring their own under names of their own, and a
-// second one would have a second set of threads.
+// second one would have a second set of threads. What PyTorch itself links comes first; others may have brought
+// another.
 Pool find_pool() {
-  Pool pool;
-  dl_iterate_phdr(consider, &pool.file);
-  void* library = pool.file.empty() ? nullptr : dlopen(pool.file.c_str(), RTLD_LAZY | RTLD_NOLOAD);
-  if (library == nullptr) return Pool();
-  pool.parallel = reinterpret_cast<Parallel>(dlsym(library, "GOMP_parallel"));
-  pool.thread = reinterpret_cast<Number>(dlsym(library, "omp_get_thread_num"));
-  pool.threads = reinterpret_cast<Number>(dlsym(library, "omp_get_num_threads"));
-  return pool.parallel && pool.thread && pool.threads ? pool : Pool();
+  std::vector<std::string> files;
+  dl_iterate_phdr(consider, &files);
+  std::stable_partition(files.begin(), files.end(),
+                        [](const std::string& file) { return file.find("libtorch_cpu") != std::string::npos; });
+  for (const std::string& file : files) {
+    const Pool pool = pool_of(file.c_str());
+    if (pool.parallel) return pool;
+  }
+  return Pool();
 }
 
 const Pool& pool() {

@@ -29,8 +29,8 @@ SpatialPyramidPool call_of(const PyramidPool& pool) {
         "level_weight: expected [L, D, C] with at least one output");
   call.level_channels = pool.level_weight.shape[1];
   call.out = map_of("out", pool.out, pool.x.dtype);
-  check(call.out.data != nullptr || pool.out.numel() == 0, "out: expected a tensor");
-  check_size("out", call.out, call.x.n, call.out.c, call.x.h, call.x.w);
+  check(pool.out.defined(), "out: expected a tensor");
+  check_size("out", pool.out, call.x.n, call.out.c, call.x.h, call.x.w);
   call.nearest = pool.nearest;
   call.threads = threads_of(pool.threads);
   return call;

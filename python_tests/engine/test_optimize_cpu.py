@@ -187,3 +187,15 @@ def test_the_maps_need_little_more_than_the_largest():
     shapes = run.plan.shapes((1, 3, 128, 256))
     everything = sum(4 * torch.Size(shape).numel() for shape in shapes.values())
     assert LOGITS in shapes and run.block.numel() < everything / 3
+
+
+def test_forked_processes_have_memory_of_their_own():
+    """Children that run at the same time would write into each other's maps."""
+    block = allocate(1 << 16)
+    block.fill_(1)
+    child = os.fork()
+    if child == 0:
+        block.fill_(2)
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert (block == 1).all()

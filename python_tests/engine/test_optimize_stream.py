@@ -36,6 +36,20 @@ def test_labels_come_in_order(fast, batch):
         assert (np.asarray(y) == np.asarray(fast.segment(x))).mean() >= 0.999
 
 
+def test_images_may_come_in_the_same_memory(fast):
+    expected = [fast.segment(image(i)) for i in range(6)]
+    memory = np.empty((24, 32, 3), np.uint8)
+
+    def refilled():
+        for i in range(6):
+            memory[:] = image(i)
+            yield memory
+
+    for batch in (1, 4):
+        found = list(fast.segment_batches(refilled(), batch=batch))
+        assert all(np.array_equal(y, x) for x, y in zip(expected, found))
+
+
 def test_nothing_is_taken_before_it_is_asked_for(fast):
     taken = []
     results = fast.segment_batches(taken.append(i) or image(i) for i in range(3))

@@ -11,7 +11,7 @@ import torch
 
 from ..data.classes import classes_for, legend, overlay
 from ..data.images import ImageError, read_image, write_image
-from .shards import Finished, Worker
+from .shards import Finished, Worker, version_of
 
 ALONE = Worker(rank=0, world=1, local_rank=0, restarted=False)
 WARM_UP_CALLS = 3  # a network's first calls make plans and buffers: they are not timed
@@ -59,12 +59,14 @@ def predict(
     """
     out.mkdir(parents=True, exist_ok=True)
     classes = classes_for(model.num_classes, getattr(model, "classes", None))
-    write_image(out / "legend.png", legend(classes))
+    if worker.rank == 0:
+        write_image(out / "legend.png", legend(classes))
     warm = False
     for source, stem in list(zip(sources, output_stems(sources)))[worker.rank :: worker.world]:
         results = [out / f"{stem}_labels.png", out / f"{stem}_overlay.png"]
         try:
-            if resume and finished is not None and finished.holds(source, results):
+            version = version_of(source) if finished is not None else ""  # before it is read
+            if resume and finished is not None and finished.holds(version, results):
                 continue
             image = read_image(source)
             for _ in range(0 if warm else WARM_UP_CALLS):
@@ -76,7 +78,7 @@ def predict(
             write_image(results[0], labels)
             write_image(results[1], overlay(image, labels, classes))
             if finished is not None:
-                finished.add(source)
+                finished.add(version)
         except (ImageError, OSError) as error:
             yield Outcome(source, 0.0, str(error))
         except torch.cuda.OutOfMemoryError:

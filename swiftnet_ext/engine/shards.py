@@ -41,11 +41,17 @@ class Worker(NamedTuple):
 
 
 def settings_key(model: torch.nn.Module, options: Any) -> str:
-    """What results depend on beside the picture, as a short name: the weights, the options and this package's version."""
+    """What results depend on beside the picture, as a short name: the weights, the options and this package's version.
+
+    Raises:
+        TypeError: a network that `optimize` made, which keeps its weights elsewhere; take the one it was made from.
+    """
+    if not any(True for _ in model.parameters()):
+        raise TypeError(f"settings_key: model: expected one with parameters, got {type(model).__name__}")
     digest = hashlib.sha256(json.dumps([__version__, repr(model), options], default=str).encode())
     for name, value in model.state_dict().items():
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.dim() else b"")
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -66,18 +72,19 @@ class Finished:
             # a line without its end was being written when the process died
             self._known.update(line[:-1] for line in file.read_text().splitlines(True) if line.endswith("\n"))
 
-    def holds(self, source: Path, results: List[Path]) -> bool:
-        """Whether this picture, as it is now, was finished before, and its results are still there."""
-        return self._line(source) in self._known and all(path.is_file() for path in results)
+    def holds(self, version: str, results: List[Path]) -> bool:
+        """Whether this version of a picture was finished before, and its results are still there."""
+        return version in self._known and all(path.is_file() for path in results)
 
-    def add(self, source: Path) -> None:
+    def add(self, version: str) -> None:
         """To be called when the results are on the disk."""
         with open(self._file, "a") as file:
-            file.write(self._line(source) + "\n")
+            file.write(version + "\n")
             file.flush()
             os.fsync(file.fileno())
 
-    @staticmethod
-    def _line(source: Path) -> str:
-        state = source.stat()
-        return json.dumps([str(source.absolute()), state.st_size, state.st_mtime_ns])
+
+def version_of(source: Path) -> str:
+    """A line that tells a picture, as it is now, from others. OSError: there is none."""
+    state = source.stat()
+    return json.dumps([str(source.absolute()), state.st_size, state.st_mtime_ns])

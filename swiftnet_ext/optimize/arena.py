@@ -48,7 +48,8 @@ def allocate(count: int) -> Tensor:
     """count zero bytes, uint8, aligned to 64; in huge pages where the system gives them."""
     if count == 0:
         return torch.empty(0, dtype=torch.uint8)
-    memory = mmap.mmap(-1, count + HUGE_PAGE)
+    # private: a process that is forked writes into memory of its own
+    memory = mmap.mmap(-1, count + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without them
             memory.madvise(mmap.MADV_HUGEPAGE)

@@ -65,8 +65,9 @@ def _warn_once(path: Path, what: str) -> None:
         warnings.warn(f"swiftnet_ext.optimize: {path}: {what}; {VARIABLE} names another", RuntimeWarning, stacklevel=3)
 
 
-def read_choices(path: Path) -> Dict[str, Dict[str, Dict[str, float]]]:
-    """{device and versions: {step: {candidate: milliseconds}}}; nothing where the file is absent or damaged."""
+def read_choices(path: Path) -> Optional[Dict[str, Dict[str, Dict[str, float]]]]:
+    """{device and versions: {step: {candidate: milliseconds}}}; empty where the file is absent, None where it holds
+    something else."""
     try:
         content = json.loads(path.read_text())
         for steps in content.values():
@@ -77,8 +78,8 @@ def read_choices(path: Path) -> Dict[str, Dict[str, Dict[str, float]]]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, AttributeError, RecursionError) as error:
-        _warn_once(path, f"can't be read as choices ({error}), they are measured anew")
-        return {}
+        _warn_once(path, f"can't be read as choices ({error}), they are measured anew and not kept; delete it")
+        return None
 
 
 def _milliseconds(candidates: Dict[str, Callable[[], Any]], device: torch.device) -> Dict[str, float]:
@@ -112,7 +113,7 @@ class Choices:
     def __init__(self, device: torch.device) -> None:
         self.device, self.path = device, choices_path()
         self.where = f"{device_name(device)}; PyTorch {torch.__version__}; swiftnet_ext {__version__}"
-        self.known = {} if self.path is None else read_choices(self.path).get(self.where, {})
+        self.known = {} if self.path is None else (read_choices(self.path) or {}).get(self.where, {})
         self.measured: Dict[str, Dict[str, float]] = {}
 
     def pick(self, step: str, candidates: Dict[str, Callable[[], Any]], rule: Tuple[str, str]) -> Choice:
@@ -132,12 +133,15 @@ class Choices:
         return Choice(rule[0] if timings[rule[0]] <= GAIN * timings[ordered[0]] else ordered[0], told)
 
     def save(self) -> None:
-        """Adds what was measured to the file, which is replaced as a whole; a file that can't be written is left."""
+        """Adds what was measured to the file, which is replaced as a whole: what another process adds at the same moment may
+        be lost, and is measured again. A file that can't be written, or holds something else, is left."""
         if self.path is None or not self.measured:
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             content = read_choices(self.path)
+            if content is None:
+                return
             content.setdefault(self.where, {}).update(self.measured)
             with replacing(self.path) as temporary:
                 temporary.write_text(json.dumps(content, indent=1, sort_keys=True))

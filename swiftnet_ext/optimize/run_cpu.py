@@ -18,7 +18,7 @@ from .ways import DIRECT, WINOGRAD, Way, Ways
 
 SIZES = 4  # kept
 DTYPES = (torch.float32, torch.bfloat16)
-RULES = {WINOGRAD: "a 3x3 of stride 1 in float32", DIRECT: "no 3x3 of stride 1 in float32"}  # where none is measured
+RULES = {WINOGRAD: "a 3x3 of stride 1, not on AMX", DIRECT: "no 3x3 of stride 1, or on AMX"}  # where none is measured
 Call = Callable[[], Any]
 
 
@@ -54,7 +54,7 @@ class CpuRun:
         self.block, self.workspace, self.workspace_of_labels = allocate(0), allocate(0), allocate(0)
         self.choices: Dict[int, Choices] = {}  # by the number of threads
         self.layouts: "OrderedDict[Tuple[int, ...], _Layout]" = OrderedDict()
-        self.ways = Ways(self.kernels, plan, dtype)
+        self.level, self.ways = self.kernels.level(), Ways(self.kernels, plan, dtype)
         self.forced: Optional[str] = None  # a way that runs wherever it can, for tests
         self.latest: List[Choice] = []
 
@@ -74,7 +74,7 @@ class CpuRun:
         return labels
 
     def summary(self) -> str:
-        level = self.kernels.levels()[0]
+        level = self.kernels.level()
         megabytes = (self.block.numel() + self.workspace.numel() + self.workspace_of_labels.numel()) / 2**20
         return (
             f"native kernels ({level}), {megabytes:.1f} MiB of maps, {len(self.layouts)} of at most {SIZES} sizes kept"
@@ -89,6 +89,9 @@ class CpuRun:
     def _run(self, images: Tensor) -> Tensor:
         """The map of the logits, valid until the next run."""
         n, height, width = (images.shape[0], *(images.shape[1:3] if images.dtype == torch.uint8 else images.shape[2:]))
+        if self.level != self.kernels.level():  # weights are packed for one
+            self.layouts.clear()
+            self.level, self.ways = self.kernels.level(), Ways(self.kernels, self.plan, self.dtype)
         key = n, height, width, torch.get_num_threads()
         layout = self.layouts.get(key)
         if layout is None:
@@ -122,7 +125,9 @@ class CpuRun:
         if self.forced is not None:
             ways = [{self.forced: of[self.forced]} if self.forced in of else of for of in ways]
         self._reserve_workspace(max(way.workspace for of in ways for way in of.values()))
-        choices = self.choices.setdefault(key[-1], Choices(torch.device("cpu")))
+        if key[-1] not in self.choices:
+            self.choices[key[-1]] = Choices(torch.device("cpu"))
+        choices = self.choices[key[-1]]
         chosen = [self._choose(choices, i, of, shapes) for i, of in enumerate(ways)]
         choices.save()
         calls = [of[choice.name].prepare(self.workspace) for of, choice in zip(ways, chosen)]
@@ -146,7 +151,7 @@ class CpuRun:
         step = self.plan.steps[i]
         candidates: Dict[str, Call] = {name: _when_called(way, self.workspace) for name, way in ways.items()}
         reads = " ".join("x".join(map(str, shapes[value])) for value in step.reads)
-        key = f"{step} of {reads} {str(self.dtype).replace('torch.', '')}, {self.kernels.levels()[0]}"
+        key = f"{step} of {reads} {str(self.dtype).replace('torch.', '')}, {self.kernels.level()}"
         first = next(iter(ways))
         return choices.pick(key, candidates, (first, RULES.get(first, "a native kernel is there")))
 

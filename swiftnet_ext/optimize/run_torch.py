@@ -21,6 +21,7 @@ from .plan import IMAGE, LOGITS, Convolution, MaxPool, Plan, PyramidPool, Resize
 Values = Dict[str, Tensor]
 Run = Callable[[Values], None]
 ONLY = "the only one that can run it"
+SHAPES = 64  # of images, whose choices are kept
 
 
 class _Unit:
@@ -102,6 +103,8 @@ class TorchRun:
 
     def _run(self, unit: _Unit, values: Values) -> None:
         if self._shape not in unit.chosen:
+            if len(unit.chosen) == SHAPES:
+                unit.chosen.clear()
             unit.chosen[self._shape] = self._choose(unit, values)
         unit.last = unit.chosen[self._shape]
         unit.candidates[unit.last.name](values)

@@ -45,7 +45,8 @@ def _batches(images: Iterable[Any], batch: int) -> Iterator[Any]:
             if waiting and (len(waiting) == batch or waiting[0].shape != image.shape):
                 yield waiting
                 waiting = []
-            waiting.append(image)
+            # the iterable may fill the same memory again
+            waiting.append(image.copy() if isinstance(image, np.ndarray) else image.clone())
     except Exception as error:  # the iterable is the user's: raised when its turn comes
         failed = _Failed(error)
     if waiting:

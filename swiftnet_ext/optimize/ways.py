@@ -80,7 +80,7 @@ class Ways:
             if (kernel, stride, padding) == (3, 1, 1):
                 found[WINOGRAD] = self._native(i, step, views, True, threads)
             found[DIRECT] = self._native(i, step, views, False, threads)
-            if self.dtype == torch.bfloat16:
+            if self.dtype == torch.bfloat16 and self.kernels.level() == "amx":
                 found = dict(reversed(list(found.items())))
         if self.onednn and (step.output != LOGITS or self.dtype == torch.float32 or not found):
             found[ONEDNN] = self._by_onednn(i, step, views, threads)

@@ -29,6 +29,7 @@ struct Tiles {
       uint8_t rows[16] = {};
     } config;
     for (int i = 0; i < 8; i++) config.row_bytes[i] = kTileBytes, config.rows[i] = kTileRows;
+    asm volatile("" ::: "memory");  // GCC 12's intrinsics do not say that they read memory
     _tile_loadconfig(&config);
   }
   ~Tiles() { _tile_release(); }
@@ -79,6 +80,9 @@ struct Tiles {
 inline void multiply_tiles(Tiles& tiles, const bfloat16* a0, const bfloat16* a1, int64_t stride, const bfloat16* b,
                            int64_t depth) {
   (void)tiles;
+#if defined(__AMX_BF16__)
+  asm volatile("" ::: "memory");
+#endif
   constexpr int64_t kRowOfB = 32 * 2 * sizeof(bfloat16);
   for (int64_t k = 0; k < depth; k += kTileDepth) {
     SWIFTNET_TILE_LOAD(tiles, 4, a0 + k, stride);

@@ -241,3 +241,19 @@ def test_misuse(cpu):
         cpu.conv2d_workspace(odd.x, odd.residual, 3, 1, 1, False, 1)
     with pytest.raises(ValueError, match="level: expected one of"):
         cpu.use_level("sse9")
+
+
+def test_empty_maps_are_not_absent(cpu):
+    """One without elements has no address, and is still of the wrong size; a map without channels is refused."""
+    call = Call((1, 8, 8, 4, 5, 3, 1), torch.float32, False)
+    call.residual = random_map(torch.Generator(), 0, 8, 4, 5, dtype=torch.float32)
+    y = torch.empty(1, 8, 4, 5).contiguous(memory_format=torch.channels_last)
+    packed = aligned(cpu.packed_bytes("float32", False, 8, 8, 3))
+    with pytest.raises(ValueError, match="residual: expected shape"):
+        cpu.conv2d(
+            call.x, packed, 3, 1, 1, False, "none", None, call.residual, None, False, y, None, None, None, False,
+            aligned(1 << 16), 1,
+        )  # fmt: skip
+    none = torch.empty_strided((1, 0, 4, 5), (20, 1, 5, 1))
+    with pytest.raises(ValueError, match="x: expected at least one channel"):
+        cpu.conv2d_workspace(none, y, 3, 1, 1, True, 1)
