@@ -76,7 +76,7 @@ py36:
 	test -x .venv36/bin/python || $(PYTHON36) -m venv .venv36
 	.venv36/bin/python -m pip install -q pip==21.3.1
 	.venv36/bin/python -m pip install -q torch==1.10.2 numpy "pytest<7.1" pytest-xdist==3.0.2 pybind11==2.12.1 cmake==3.28.4 ninja==1.10.2.4
-	SWIFTNET_EXT_CUDA=off .venv36/bin/python -m pip install -q --force-reinstall --no-deps .
+	SWIFTNET_EXT_CUDA=off SWIFTNET_EXT_CPU_LEVELS="avx2 portable" .venv36/bin/python -m pip install -q --force-reinstall --no-deps .
 	PATH="$(CURDIR)/.venv36/bin:$$PATH" cmake -S . -B build/emulation36 -G Ninja -DSWIFTNET_EMULATION=ON \
 	  -DPython_EXECUTABLE=$(CURDIR)/.venv36/bin/python
 	.venv36/bin/cmake --build build/emulation36

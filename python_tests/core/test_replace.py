@@ -377,15 +377,18 @@ def test_copies_stay_replaced_and_work(how):
 
 
 def test_half_precision(backend, device):
+    half = torch.bfloat16 if backend == "cpu" else torch.float16
     model = randomise(TwoInputs(Blend(6, 4))).to(device)
     inputs = [m.to(device) for m in maps((1, 6, 4, 5), (1, 4, 8, 10))]
     with torch.no_grad():
         expected = model(*inputs)
         sx.replace_modules(model)
-        y = model.half()(*[m.half() for m in inputs])
-    assert y.dtype == torch.float16
-    # rounded to fp16: the inputs, the weights, and the activated sum between the operators
-    torch.testing.assert_close(y.float(), expected, rtol=0, atol=8 * 2.0**-11 * float(expected.abs().max()))
+        y = model.to(half)(*[m.to(half) for m in inputs])
+    assert y.dtype == half
+    # rounded: the inputs, the weights, and the activated sum between the operators
+    torch.testing.assert_close(
+        y.float(), expected, rtol=0, atol=4 * torch.finfo(half).eps * float(expected.abs().max())
+    )
 
 
 def test_filter_and_report():

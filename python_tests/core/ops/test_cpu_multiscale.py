@@ -49,6 +49,12 @@ def poisoned(count, alignment=64):
     return whole[begin : begin + count], (whole[:begin], whole[begin + count :])
 
 
+def of_dtype(memory, dtype):
+    """Bytes as values; PyTorch 1.10 views no dtype of another size."""
+    same_size = memory.numpy().view("int16" if dtype is torch.bfloat16 else "int32")
+    return torch.from_numpy(same_size).view(dtype)
+
+
 def mean_of(maps, size, order, reduce="mean", dtype=torch.float32, memory_format="contiguous", threads=2):
     n, classes = maps[0].shape[:2]
     if reduce == "argmax":
@@ -58,9 +64,9 @@ def mean_of(maps, size, order, reduce="mean", dtype=torch.float32, memory_format
         item = torch.empty((), dtype=dtype).element_size()
         memory, guards = poisoned(n * classes * size[0] * size[1] * item)
         if memory_format == "channels_last":
-            out = memory.view(dtype).view(n, size[0], size[1], classes).permute(0, 3, 1, 2)
+            out = of_dtype(memory, dtype).view(n, size[0], size[1], classes).permute(0, 3, 1, 2)
         else:
-            out = memory.view(dtype).view(n, classes, *size)
+            out = of_dtype(memory, dtype).view(n, classes, *size)
     workspace, more = poisoned(cpu.multiscale_mean_workspace(maps, order, out, threads))
     cpu.multiscale_mean(maps, order, out, workspace, threads)
     for guard in guards + more:

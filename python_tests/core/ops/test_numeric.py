@@ -41,6 +41,10 @@ def test_error_is_within_the_derived_bound(case, variant, dtype, memory_format, 
         own = float((reference.double().cpu() - value).abs().max())
         _, magnitude = case.expected(to_double(t), variant)
         floor = oracle.UNIT[dtype] * float(value.abs().max()) + 8 * oracle.UNIT[torch.float32] * float(magnitude.max())
+        if (
+            dtype is torch.bfloat16
+        ):  # the native CPU kernels round between two of them, where PyTorch may have been lucky
+            floor += float(torch.as_tensor(case.stored(to_double(t), variant, dtype)).max())
         assert case.in_half(variant, dtype) or float(error.max()) <= 2 * own + floor, shape
         assert y.stride() == reference.stride(), shape
         first = next(v for v in t.values() if isinstance(v, (torch.Tensor, list)))
