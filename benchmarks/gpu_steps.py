@@ -22,7 +22,7 @@ for folder in (ROOT, ROOT / "python_tests", ROOT / "benchmarks"):
     sys.path.insert(0, str(folder))
 
 from core.ops import test_tensor_cores as tensor_cores  # noqa: E402
-from core.ops.cases import COMBINATIONS, DTYPES, FORMATS, bound  # noqa: E402
+from core.ops.cases import CUDA_COMBINATIONS, CUDA_DTYPES, FORMATS, bound  # noqa: E402
 
 import swiftnet_ext as sx  # noqa: E402
 from benchmarks.gpu import StepFailed, fp32_without_tf32, load_device, run  # noqa: E402
@@ -36,7 +36,7 @@ TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 
 def combinations() -> Iterator[Tuple]:
     """(case, variant, dtype, memory format, name) of every operator."""
-    for combination, memory_format in itertools.product(COMBINATIONS, FORMATS):
+    for combination, memory_format in itertools.product(CUDA_COMBINATIONS, FORMATS):
         case, variant, dtype = combination.values
         yield case, variant, dtype, memory_format, f"{case.name} {variant} {str(dtype)[6:]} {memory_format}"
 
@@ -249,7 +249,9 @@ def benchmarks(device, quick: bool) -> Dict[str, object]:
 
     fp32_without_tf32()
     rows = []
-    for name, dtype, memory_format in itertools.product(ROWS, DTYPES, (torch.contiguous_format, torch.channels_last)):
+    for name, dtype, memory_format in itertools.product(
+        ROWS, CUDA_DTYPES, (torch.contiguous_format, torch.channels_last)
+    ):
         function = ROWS[name](drawer(device.device, dtype, memory_format))
         times = {}
         with torch.inference_mode():

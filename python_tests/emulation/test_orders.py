@@ -3,7 +3,7 @@
 import pytest
 import torch
 from core.ops import test_tensor_cores as tensor_cores
-from core.ops.cases import COMBINATIONS, FORMATS
+from core.ops.cases import CUDA_COMBINATIONS, FORMATS
 
 import swiftnet_ext as sx
 
@@ -11,7 +11,7 @@ import swiftnet_ext as sx
 SHAPES = [(2, 9, 17, (5, 17), (9, 33)), (1, 17, 65, (2, 16), (3, 32)), (1, 33, 3, (6, 5), (18, 17))]
 
 
-@pytest.mark.parametrize("case, variant, dtype", COMBINATIONS)
+@pytest.mark.parametrize("case, variant, dtype", CUDA_COMBINATIONS)
 @pytest.mark.parametrize("memory_format", FORMATS)
 def test_the_order_of_threads_changes_no_bit(case, variant, dtype, memory_format, emulation):
     for shape in SHAPES + list(case.wide_shapes[:2]):

@@ -446,6 +446,9 @@ COMBINATIONS = [
     for dtype in DTYPES
     if case.takes(variant, dtype)
 ]
+# of the CUDA kernels; bfloat16 is on their tensor cores alone, of which test_tensor_cores.py has the cases
+CUDA_DTYPES = (torch.float32, torch.float16)
+CUDA_COMBINATIONS = [c for c in COMBINATIONS if c.values[2] in CUDA_DTYPES]
 
 
 def to_double(t):
