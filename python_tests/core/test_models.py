@@ -323,9 +323,9 @@ def test_half_precision_changes_few_labels(backend, device):
     half = torch.bfloat16 if backend == "cpu" else torch.float16
     model = randomise(sx.build_model("swiftnet_mnv2", num_classes=4)).to(device)
     try:
-        model.backbone.features[0][0].to(half)(torch.zeros(1, 3, 4, 4, dtype=half, device=device))
+        model.backbone.features[0][:2].to(half)(torch.zeros(1, 3, 4, 4, dtype=half, device=device))
     except RuntimeError:
-        pytest.skip("PyTorch {} has no half-precision convolutions on a CPU".format(torch.__version__))
+        pytest.skip("PyTorch {} has no half-precision convolutions or batch norms on a CPU".format(torch.__version__))
     model.float()
     image = np.random.RandomState(0).randint(0, 256, (64, 64, 3)).astype(np.uint8)
     labels = model.segment(image)
