@@ -26,7 +26,7 @@ else()
   message(FATAL_ERROR "SWIFTNET_EMULATION_CHECK: expected none, race, sanitize or coverage, got '${SWIFTNET_EMULATION_CHECK}'")
 endif()
 
-set(device_sources ${kernels} csrc/emulation/probes.cu)
+set(device_sources ${kernels} csrc/emulation/probes.cu csrc/emulation/tensor_core_probes.cu)
 set_source_files_properties(${device_sources} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-xc++;-Wno-unknown-pragmas;${device_options}")
 if(SWIFTNET_EMULATION_CHECK STREQUAL "sanitize")  # which switches stacks must tell the sanitizer
   set_source_files_properties(csrc/emulation/scheduler.cpp PROPERTIES COMPILE_OPTIONS -fsanitize=address)

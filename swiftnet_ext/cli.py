@@ -1,11 +1,10 @@
 """The command `swiftnet`: predict, evaluate, train, benchmark, table, export, inspect, sample."""
 
 import json
-import re
 import shlex
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional
 
 try:
     import PIL
@@ -19,14 +18,31 @@ except ImportError as error:
 
 import torch
 
-from . import __version__, load_checkpoint, use_backend
+from . import __version__, load_checkpoint
+from .cli_options import (
+    BACKEND,
+    DEVICE,
+    FACTORS,
+    FLIP,
+    MULTI_SCALE,
+    ORDER,
+    SHIPPED_NAMES,
+    WEIGHTS,
+    UserError,
+    edges_of,
+    factors_of,
+    load,
+    make_folder,
+    seeds_of,
+    size_of,
+)
 from .data.classes import classes_for
 from .data.datasets import KINDS, open_dataset
 from .data.images import ImageError, find_images, write_image
 from .data.labelled import DataError
 from .engine.benchmark.command import benchmark
 from .engine.benchmark.plan import BenchmarkError
-from .engine.disparity import DisparityBins, check_edges
+from .engine.disparity import DisparityBins
 from .engine.evaluate import evaluate as run_evaluation
 from .engine.export import export_onnx
 from .engine.predict import median_seconds
@@ -34,69 +50,10 @@ from .engine.predict import predict as run_prediction
 from .engine.provenance import provenance
 from .engine.shards import Finished, Worker, settings_key
 from .files import replacing
-from .models.checkpoint import SHIPPED, CheckpointError, inspect_checkpoint
-from .nn.multi_scale import SUPPLEMENT_FACTORS, Ensemble
+from .models.checkpoint import CheckpointError, inspect_checkpoint
 from .ops import BackendError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
-
-SHIPPED_NAMES = "one of the shipped ones: " + ", ".join(SHIPPED)
-WEIGHTS = typer.Option(
-    None, "--weights", help=f"A checkpoint, or {SHIPPED_NAMES}; several, each with --weights, are an ensemble."
-)
-DEVICE = typer.Option(None, "--device", help="cpu, cuda or cuda:N; a GPU where there is one if left out.")
-BACKEND = typer.Option("auto", "--backend", help="auto, reference, cpu, emulated or cuda.")
-MULTI_SCALE = typer.Option(False, "--multi-scale", help="Average over the image at the supplement's sizes.")
-FACTORS = typer.Option(None, "--factors", help="Of the image's size, instead of the supplement's, e.g. 0.5,0.75,1.")
-ORDER = typer.Option("softmax_then_resize", "--order", help="Of averaging: this, or resize_then_softmax.")
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-FLIP = typer.Option(False, "--flip", help="Average over the mirrored image too.")
-
-
-class UserError(Exception):
-    """What a user can mend: printed without a traceback, exit status 2."""
-
-
-def _factors(multi_scale: bool, factors: Optional[str]) -> Sequence[float]:
-    if factors is None:
-        return SUPPLEMENT_FACTORS if multi_scale else (1.0,)
-    try:
-        return [float(f) for f in factors.split(",")]
-    except ValueError:
-        raise UserError(f"--factors {factors}: expected numbers separated by commas, e.g. 0.5,0.75,1")
-
-
-def _load(
-    weights: Optional[List[Path]],
-    device: Optional[str],
-    backend: str,
-    factors: Sequence[float],
-    order: str,
-    flip: bool,
-    dtype: str = "fp32",
-) -> Any:
-    """The network of a checkpoint; of several, or of several scales, their average."""
-    try:
-        use_backend(backend)
-    except ValueError as error:
-        raise UserError(str(error))
-    if dtype not in DTYPES:
-        raise UserError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}")
-    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    models = [load_checkpoint(path) for path in (map(str, weights) if weights else [None])]
-    for loaded in models if weights else ():
-        typer.echo(loaded.loaded_from, err=True)
-    try:
-        averaged = Ensemble(models, factors, order, flip)
-    except ValueError as error:
-        raise UserError(str(error))
-    model = averaged if len(models) > 1 or tuple(factors) != (1.0,) or flip else models[0]
-    try:
-        if torch.device(name).type not in ("cpu", "cuda"):
-            raise UserError(f"--device {name}: expected cpu, cuda or cuda:N")
-        return model.eval().to(torch.device(name), DTYPES[dtype])
-    except (RuntimeError, AssertionError) as error:  # an unknown device, or a PyTorch without CUDA
-        raise UserError(f"--device {name}: {error}")
 
 
 def _worker() -> Worker:
@@ -104,13 +61,6 @@ def _worker() -> Worker:
         return Worker.of_environment()
     except ValueError as error:
         raise UserError(str(error))
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path}: can't be made a folder ({error.strerror}); name another")
 
 
 def _track(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
@@ -122,15 +72,6 @@ def _track(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
 def _print_table(table: rich.table.Table) -> None:
     """Fitted to a terminal; whole where output is piped, where rich would cut it at 80 columns."""
     Console(file=sys.stdout, width=None if sys.stdout.isatty() else 1000).print(table)
-
-
-def _edges(text: Optional[str]) -> List[float]:
-    try:
-        edges = [] if text is None else [float(edge) for edge in text.split(",")]
-        check_edges(edges)
-        return edges
-    except ValueError:
-        raise UserError(f"--disparity-bins {text}: expected increasing numbers from 0, at least two, e.g. 0,16,32,inf")
 
 
 def _print_disparity(records: List[Dict[str, Any]], measured: float) -> None:
@@ -149,7 +90,7 @@ def _report_maker(folder: Path) -> Callable[[Any, int], Any]:
         from .engine.report import Report
     except ModuleNotFoundError as error:
         raise UserError(f'--report needs {error.name}, which is not installed: pip install "swiftnet_ext[train]"')
-    _make_folder(folder)
+    make_folder(folder)
     return Report
 
 
@@ -176,11 +117,11 @@ def predict(
     """
     worker = _worker()
     sources = find_images(images)
-    _make_folder(out)
+    make_folder(out)
     if device is None and torch.cuda.is_available():
         device = f"cuda:{worker.local_rank % torch.cuda.device_count()}"
-    scales = _factors(multi_scale, factors)
-    model = _load(weights, device, backend, scales, order, flip)
+    scales = factors_of(multi_scale, factors)
+    model = load(weights, device, backend, scales, order, flip)
     finished = Finished(out, settings_key(model, [scales, order, flip]))
     share = range(worker.rank, len(sources), worker.world)
     predicted = run_prediction(model, sources, out, worker, finished, resume or worker.restarted)
@@ -221,11 +162,11 @@ def evaluate(
     ),
 ) -> None:
     """Per-class IoU and mIoU, in percent, of a checkpoint on a labelled data set."""
-    edges, disparity = _edges(disparity_bins), disparity or disparity_bins is not None
+    edges, disparity = edges_of(disparity_bins), disparity or disparity_bins is not None
     if json_file is not None:
-        _make_folder(json_file.parent)
+        make_folder(json_file.parent)
     make_report = None if report is None else _report_maker(report)
-    model = _load(weights, device, backend, _factors(multi_scale, factors), order, flip, dtype)
+    model = load(weights, device, backend, factors_of(multi_scale, factors), order, flip, dtype)
     classes = classes_for(model.num_classes, model.classes)
     folder = open_dataset(dataset, str(data), split, classes=classes, disparity=disparity)
     bins = DisparityBins(folder, edges, lambda i: _track(i, len(folder), "disparities")) if disparity else None
@@ -299,12 +240,6 @@ def train(
         raise typer.Exit(130)
 
 
-def _seeds(text: str) -> List[int]:
-    if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise UserError(f"--seeds {text}: expected numbers separated by commas, e.g. 0,1")
-    return [int(seed) for seed in text.split(",")]
-
-
 @app.command()
 def experiments(
     data: Path = typer.Option(..., "--data", help="CamVid's folder."),
@@ -326,7 +261,7 @@ def experiments(
         from .engine.train import Interrupted, RunError, StateError
     except ModuleNotFoundError as error:
         raise UserError(f'experiments needs {error.name}, which is not installed: pip install "swiftnet_ext[train]"')
-    table, numbers = read_table(), _seeds(seeds)
+    table, numbers = read_table(), seeds_of(seeds)
     names = [*table.trained, *table.derived] if rows is None else rows.split(",")
     done = commit_result if commit else None
     queue = Queue(table, str(data.resolve()), str(imagenet.resolve()), work, results, typer.echo, done)
@@ -353,14 +288,6 @@ def print_sizes(output: str = typer.Option("text", "--format", help="text, markd
     typer.echo(table.FORMATS[output](table.rows()))
 
 
-def _size(text: str) -> Optional[Tuple[int, int]]:
-    """WIDTHxHEIGHT, as pictures' sizes are written, to (height, width); None for dynamic."""
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
-    if not match and text != "dynamic":
-        raise UserError(f"--size {text}: expected WIDTHxHEIGHT in pixels, e.g. 480x360, or dynamic")
-    return (int(match[2]), int(match[1])) if match else None
-
-
 @app.command()
 def export(
     out: Path = typer.Option(..., "--out", help="The file to write, .onnx."),
@@ -373,9 +300,9 @@ def export(
     """Write a network as an ONNX file, of standard operators only, for TensorRT or ONNX Runtime."""
     if out.suffix.lower() != ".onnx":
         raise UserError(f"{out}: expected a name that ends in .onnx")
-    sides = _size(size)
+    sides = size_of(size)
     model = load_checkpoint(None if weights is None else str(weights))
-    _make_folder(out.parent)
+    make_folder(out.parent)
     try:
         export_onnx(model, out, sides, output, batch or None, opset)
     except (ImportError, ValueError) as error:
@@ -403,7 +330,7 @@ def sample(
 
     if out.suffix.lower() != ".png":
         raise UserError(f"{out}: the scene is written as PNG; expected a name that ends in .png")
-    _make_folder(out.parent)
+    make_folder(out.parent)
     write_image(out, render_scene(seed).image)
     typer.echo(f"rendered road scene {seed}: {out}")
 

@@ -26,8 +26,7 @@ Conv2d call_of(const TensorView& x, const TensorView& out, const TensorView& tap
   check(!call.winograd || (call.kernel == 3 && call.stride == 1 && call.padding == 1),
         "winograd: expected kernel 3, stride 1 and padding 1");
   call.activation = activation_of(convolution.activation);
-  call.threads = threads;
-  check(threads > 0, "threads: expected at least 1");
+  call.threads = threads_of(threads);
   const Map& y = out.defined() ? call.out : call.tap;
   const auto size = [&](int64_t n) { return (n + 2 * call.padding - call.kernel) / call.stride + 1; };
   check_size("out", out, call.x.n, y.c, size(call.x.h), size(call.x.w));

@@ -6,7 +6,8 @@
 namespace swiftnet {
 namespace cpu {
 
-// Names, the best first: amx, avx512_bf16, avx512, avx2, portable.
+// Names, the best first: amx, avx512_bf16, avx512, avx2, portable; tiles_emulated in the emulated module. Asking makes
+// Linux let this process use AMX, where there is one.
 std::vector<std::string> levels();
 
 // For tests and comparisons; for the whole process. std::invalid_argument for a level that is not among levels().

@@ -9,6 +9,19 @@
 namespace swiftnet {
 namespace cpu {
 
+// Dimensions of [N, C, H, W] from the innermost to the outermost in memory.
+constexpr int kContiguous[4] = {3, 2, 1, 0}, kChannelsLast[4] = {1, 3, 2, 0};
+
+inline bool is_dense(const TensorView& t, const int (&inner_to_outer)[4]) {
+  if (t.numel() == 0) return true;
+  int64_t stride = 1;
+  for (int i : inner_to_outer) {
+    if (t.shape[i] != 1 && t.strides[i] != stride) return false;
+    stride *= t.shape[i];
+  }
+  return true;
+}
+
 // A tensor [N, C, H, W] that is dense in channels_last; an absent one is an absent map.
 inline Map map_of(const char* name, const TensorView& t, DType dtype) {
   Map map;
@@ -16,11 +29,7 @@ inline Map map_of(const char* name, const TensorView& t, DType dtype) {
   check(t.ndim == 4, std::string(name) + ": expected [N, C, H, W]");
   check(t.device < 0, std::string(name) + ": expected a CPU tensor");
   check(t.dtype == dtype, std::string(name) + ": has another dtype than the operator takes here");
-  int64_t stride = 1;
-  for (int i : {1, 3, 2, 0}) {
-    check(t.shape[i] == 1 || t.strides[i] == stride, std::string(name) + ": expected a dense channels_last tensor");
-    stride *= t.shape[i] > 0 ? t.shape[i] : 1;  // as PyTorch's strides of what is empty
-  }
+  check(is_dense(t, kChannelsLast), std::string(name) + ": expected a dense channels_last tensor");
   map.data = t.data;
   map.n = t.shape[0], map.c = t.shape[1], map.h = t.shape[2], map.w = t.shape[3];
   return map;

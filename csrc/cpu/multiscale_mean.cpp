@@ -6,20 +6,10 @@ namespace swiftnet {
 namespace cpu {
 namespace {
 
-bool is_dense(const TensorView& t, const int (&inner_to_outer)[4]) {
-  if (t.numel() == 0) return true;
-  int64_t stride = 1;
-  for (int i : inner_to_outer) {
-    if (t.shape[i] != 1 && t.strides[i] != stride) return false;
-    stride *= t.shape[i] > 0 ? t.shape[i] : 1;  // as PyTorch's strides of what is empty
-  }
-  return true;
-}
-
 // Whether [N, C, H, W] is dense in channels_last rather than contiguous.
 bool is_channels_last(const char* name, const TensorView& t) {
-  if (is_dense(t, {3, 2, 1, 0})) return false;
-  check(is_dense(t, {1, 3, 2, 0}), std::string(name) + ": expected a contiguous or a dense channels_last tensor");
+  if (is_dense(t, kContiguous)) return false;
+  check(is_dense(t, kChannelsLast), std::string(name) + ": expected a contiguous or a dense channels_last tensor");
   return true;
 }
 
@@ -27,7 +17,6 @@ bool is_channels_last(const char* name, const TensorView& t) {
 MultiscaleMean call_of(const std::vector<TensorView>& logits, const std::string& order, const TensorView& out,
                        int threads, std::vector<LogitMap>& maps) {
   check(!logits.empty(), "logits: expected at least one map");
-  check(threads > 0, "threads: expected at least 1");
   check(order == "softmax_then_resize" || order == "resize_then_softmax",
         "order: expected softmax_then_resize or resize_then_softmax, got " + order);
   const TensorView& first = logits[0];
@@ -61,7 +50,7 @@ MultiscaleMean call_of(const std::vector<TensorView>& logits, const std::string&
                     {call.n, 1, call.h, call.w},
                     {out.strides[0], 1, out.strides[1], out.strides[2]},
                     -1},
-                   {3, 2, 1, 0}),
+                   kContiguous),
           "out: expected contiguous labels");
   } else {
     check_tensor("out", out, {call.n, call.classes, call.h, call.w}, out.dtype, -1);
@@ -71,7 +60,7 @@ MultiscaleMean call_of(const std::vector<TensorView>& logits, const std::string&
                   : out.dtype == DType::kFloat32 ? MultiscaleMean::Out::kFloat
                                                  : MultiscaleMean::Out::kBFloat16;
   call.out = out.data;
-  call.threads = threads;
+  call.threads = threads_of(threads);
   return call;
 }
 

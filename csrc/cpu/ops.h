@@ -1,5 +1,5 @@
 // The C++ API of the native CPU kernels. Maps are dense channels_last, float or bfloat16; parameters are contiguous and
-// float, and may be absent (a default TensorView). Nothing is allocated: the caller brings outputs and workspaces.
+// float, and may be absent (a default TensorView). The caller brings outputs and workspaces.
 // std::invalid_argument tells what does not fit. `threads` of PyTorch's pool work; calls return when all is done.
 #pragma once
 #include <string>

@@ -21,5 +21,14 @@ static inline void parallel_for(int threads, int64_t count, const Body& body) {
       [](const void* context, int64_t begin, int64_t end) { (*static_cast<const Body*>(context))(begin, end); }, &body);
 }
 
+// body(part, begin, end) over [0, count) in at most `threads` parts, numbered so that each can have memory of its own.
+template <typename Body>
+static inline void parallel_parts(int threads, int64_t count, const Body& body) {
+  const int64_t parts = threads < count ? threads : count;
+  parallel_for(threads, parts, [&](int64_t first, int64_t last) {
+    for (int64_t part = first; part < last; part++) body(part, count * part / parts, count * (part + 1) / parts);
+  });
+}
+
 }  // namespace cpu
 }  // namespace swiftnet

@@ -36,14 +36,26 @@ typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
 
 SWIFTNET_INLINE Floats broadcast(float value) { return Floats{} + value; }
 SWIFTNET_INLINE Floats maximum(Floats a, Floats b) { return a > b ? a : b; }
-SWIFTNET_INLINE Floats minimum(Floats a, Floats b) { return a < b ? a : b; }
-// as PyTorch's: NaN stays NaN
-SWIFTNET_INLINE Floats relu(Floats a) {
+// NaN stays NaN.
+SWIFTNET_INLINE Floats at_least(Floats a, Floats limit) {
 #if defined(__AVX512F__)
-  return (Floats)_mm512_maskz_max_ps(-1, __m512{}, (__m512)a);  // the second of two where one is NaN
+  return (Floats)_mm512_maskz_max_ps(-1, (__m512)limit, (__m512)a);  // the second of two where one is NaN
 #else
-  return a < Floats{} ? Floats{} : a;
+  return a < limit ? limit : a;
 #endif
+}
+SWIFTNET_INLINE Floats at_most(Floats a, Floats limit) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_maskz_min_ps(-1, (__m512)limit, (__m512)a);
+#else
+  return a > limit ? limit : a;
+#endif
+}
+SWIFTNET_INLINE Floats relu(Floats a) { return at_least(a, Floats{}); }
+// (1 - weight)·a + weight·b. A weight of zero is multiplied out, so that Inf and NaN spread as in PyTorch.
+template <typename Weight>
+SWIFTNET_INLINE Floats interpolate(Floats a, Floats b, Weight weight) {
+  return (1.f - weight) * a + weight * b;
 }
 SWIFTNET_INLINE Floats as_floats(Words bits) { return (Floats)bits; }
 SWIFTNET_INLINE Words as_words(Floats values) { return (Words)values; }
@@ -88,7 +100,11 @@ SWIFTNET_INLINE void put(bfloat16* p, float value) {  // rounds to nearest, ties
   p->bits = static_cast<uint16_t>(bits >> 16);
 }
 
-// The first `count` of a vector, 0 < count < kLanes; the rest is 0, and not read or written.
+SWIFTNET_INLINE constexpr int64_t round_up(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+// The first `count` of a vector, 0 < count <= kLanes; the rest is 0, and not read or written.
 #if defined(__AVX512BW__) && defined(__AVX512VL__)
 SWIFTNET_INLINE Floats load_some(const float* p, int count) {
   return (Floats)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p);

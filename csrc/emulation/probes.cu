@@ -1,5 +1,6 @@
 #include "probes.h"
 
+#include <iterator>
 #include <stdexcept>
 
 #include "../kernels/common/mma.cuh"
@@ -7,8 +8,6 @@
 namespace swiftnet {
 namespace emulation {
 namespace {
-
-constexpr int kThreads = 64;
 
 // Right: each reads its neighbour's value after a barrier.
 __global__ void neighbour(const float* in, float* out, int) {
@@ -194,6 +193,16 @@ __global__ void different_shuffles(const float* in, float* out, int) {
   out[threadIdx.x] = v;
 }
 
+// A product by whole warps but for a lane that leaves, or that is not there.
+template <bool kLeaves>
+__global__ void product_of_zeros(const float*, float* out, int) {
+  if (kLeaves && threadIdx.x == 40) return;
+  uint32_t a[4] = {}, b[2] = {};
+  float d[4] = {};
+  mma_16x8x16<__half>(d, a, b);
+  out[threadIdx.x] = d[0];
+}
+
 // The sanitize build's: `out` has exactly kThreads elements.
 __global__ void write_past_a_tensor(const float* in, float* out, int) { out[threadIdx.x + 1] = in[threadIdx.x]; }
 __global__ void read_before_a_tensor(const float* in, float* out, int) {
@@ -242,70 +251,6 @@ __global__ void half_arithmetic(const float* in, float* out, int count) {
   if (!isnan(out[i + 2]) && !isinf(in[i]) && (!equal || difference.x != 0.f)) out[i] = NAN;
 }
 
-template <class T>
-T narrow(float v);
-template <>
-__half narrow<__half>(float v) {
-  return __float2half(v);
-}
-template <>
-__nv_bfloat16 narrow<__nv_bfloat16>(float v) {
-  return __float2bfloat16(v);
-}
-
-// Two values as a register holds them.
-template <class T>
-uint32_t packed(float low, float high) {
-  const T values[2] = {narrow<T>(low), narrow<T>(high)};
-  uint32_t bits;
-  memcpy(&bits, values, sizeof bits);
-  return bits;
-}
-
-// For each warp A [16][16], B [16][8] and D [16][8] in, D + A·B out, by the documented places of a lane's values.
-template <class T>
-__global__ void product(const float* in, float* out, int) {
-  const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-  const float *A = in + warp * 512, *B = A + 256, *D = B + 128;
-  uint32_t a[4], b[2];
-  float d[4];
-  for (int i = 0; i < 4; i++) {
-    const float* const at = A + (g + i % 2 * 8) * 16 + 2 * t + i / 2 * 8;
-    a[i] = packed<T>(at[0], at[1]);
-    d[i] = D[(g + i / 2 * 8) * 8 + 2 * t + i % 2];
-  }
-  for (int i = 0; i < 2; i++) b[i] = packed<T>(B[(2 * t + i * 8) * 8 + g], B[(2 * t + 1 + i * 8) * 8 + g]);
-  mma_16x8x16<T>(d, a, b);
-  for (int i = 0; i < 4; i++) out[warp * 128 + (g + i / 2 * 8) * 8 + 2 * t + i % 2] = d[i];
-}
-
-// By whole warps but for a lane that leaves, or that is not there.
-template <bool kLeaves>
-__global__ void product_of_zeros(const float*, float* out, int) {
-  if (kLeaves && threadIdx.x == 40) return;
-  uint32_t a[4] = {}, b[2] = {};
-  float d[4] = {};
-  mma_16x8x16<__half>(d, a, b);
-  out[threadIdx.x] = d[0];
-}
-
-// 256 numbers through shared memory as four matrices [8][8]; out are each lane's two values of each.
-template <int kMatrices, bool kTransposed>
-__global__ void matrices(const float* in, float* out, int) {
-  __align__(16) __shared__ unsigned bits[128];  // shared memory takes no constructors
-  __half* const values = reinterpret_cast<__half*>(bits);
-  for (int i = threadIdx.x; i < 256; i += kThreads) values[i] = __float2half(in[i]);
-  __syncthreads();
-  uint32_t registers[kMatrices];
-  load_matrices<kMatrices, kTransposed>(registers, values + threadIdx.x % (8 * kMatrices) * 8);
-  for (int m = 0; m < kMatrices; m++) {
-    __half two[2];
-    memcpy(two, &registers[m], sizeof two);
-    out[(threadIdx.x * kMatrices + m) * 2] = __half2float(two[0]);
-    out[(threadIdx.x * kMatrices + m) * 2 + 1] = __half2float(two[1]);
-  }
-}
-
 // Each thread's four values by its own copy, of which every third writes zeros, and its neighbour's.
 template <bool kWait, bool kBarrier>
 __global__ void copies(const float* in, float* out, int) {
@@ -345,11 +290,6 @@ __global__ void copies_over_what_is_read(const float* in, float* out, int) {
   }
 }
 
-struct Probe {
-  const char* name;
-  void (*kernel)(const float*, float*, int);
-  int blocks, threads = kThreads;
-};
 #define SWIFTNET_PROBE(name, blocks) {#name, name, blocks}
 constexpr int kMany = 0;  // as many blocks as there are elements for
 const Probe kProbes[] = {
@@ -377,6 +317,8 @@ const Probe kProbes[] = {
     SWIFTNET_PROBE(lane_outside_its_mask, 1),
     SWIFTNET_PROBE(source_outside_the_mask, 1),
     SWIFTNET_PROBE(different_shuffles, 1),
+    {"product_without_a_lane", product_of_zeros<true>, 1},
+    {"product_of_half_a_warp", product_of_zeros<false>, 1, 48},
     SWIFTNET_PROBE(write_past_a_tensor, 1),
     SWIFTNET_PROBE(read_before_a_tensor, 1),
     SWIFTNET_PROBE(past_static_shared, 1),
@@ -384,14 +326,6 @@ const Probe kProbes[] = {
     SWIFTNET_PROBE(misaligned_vector, 1),
     SWIFTNET_PROBE(overflowing_index, 1),
     SWIFTNET_PROBE(half_arithmetic, kMany),
-    {"product_half", product<__half>, 1},
-    {"product_bfloat16", product<__nv_bfloat16>, 1},
-    {"product_without_a_lane", product_of_zeros<true>, 1},
-    {"product_of_half_a_warp", product_of_zeros<false>, 1, 48},
-    {"matrices_4", matrices<4, false>, 1},
-    {"matrices_4_transposed", matrices<4, true>, 1},
-    {"matrices_2", matrices<2, false>, 1},
-    {"matrices_2_transposed", matrices<2, true>, 1},
     {"copies", copies<true, true>, 1},
     {"copies_without_barrier", copies<true, false>, 1},
     {"copies_not_awaited", copies<false, true>, 1},
@@ -403,16 +337,22 @@ const Probe kProbes[] = {
     {"strided_8", strided<8>, kMany},
 };
 
+std::vector<Probe> probes() {
+  std::vector<Probe> all(std::begin(kProbes), std::end(kProbes));
+  for (const Probe& probe : tensor_core_probes()) all.push_back(probe);
+  return all;
+}
+
 }  // namespace
 
 std::vector<std::string> probe_names() {
   std::vector<std::string> names;
-  for (const Probe& probe : kProbes) names.push_back(probe.name);
+  for (const Probe& probe : probes()) names.push_back(probe.name);
   return names;
 }
 
 void run_probe(const std::string& name, const float* in, float* out, int count) {
-  for (const Probe& probe : kProbes) {
+  for (const Probe& probe : probes()) {
     if (name != probe.name) continue;
     const int blocks = probe.blocks == kMany ? (count + kThreads - 1) / kThreads : probe.blocks;
     const auto kernel = probe.kernel;

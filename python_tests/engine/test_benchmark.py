@@ -83,8 +83,6 @@ def test_peers_are_channels_last_and_in_the_dtype():
 @pytest.mark.parametrize("loop", ["user", "paper"])
 @pytest.mark.parametrize("name", ["ours", "eager", "onnxruntime"])
 def test_every_side_gives_the_networks_labels(name, loop, batch, tmp_path):
-    if name == "onnxruntime":
-        pytest.importorskip("onnxruntime")
     model = sx.load_checkpoint()
     setup = setup_of(model, tmp_path, loop=loop, batch=batch)
     side = MAKERS[name](setup)

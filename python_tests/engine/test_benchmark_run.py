@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -269,18 +270,10 @@ def test_lines_over_the_batch_are_of_each_resolution(report):
 
 class TestCommand:
     @pytest.fixture
-    def command(self, monkeypatch, capsys, tmp_path):
-        """Runs the command in an empty folder, with pretended rows; gives (exit status, stdout, stderr)."""
-
-        def run_command(*arguments):
-            monkeypatch.setattr(sys, "argv", ["swiftnet", "benchmark", *map(str, arguments)])
-            with pytest.raises(SystemExit) as exit:
-                cli.main()
-            return (exit.value.code, *capsys.readouterr())
-
+    def command(self, swiftnet, monkeypatch):
+        """Runs the command with pretended rows."""
         monkeypatch.setattr(running, "in_process", pretended)
-        monkeypatch.chdir(tmp_path)
-        return run_command
+        return partial(swiftnet, "benchmark")
 
     def test_quick(self, command, tmp_path):
         status, said, errors = command("--quick", "--device", "cpu")

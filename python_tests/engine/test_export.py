@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -301,17 +302,8 @@ def test_without_onnx_nothing_is_written(tmp_path, monkeypatch):
 
 class TestCommand:
     @pytest.fixture
-    def export(self, monkeypatch, capsys, tmp_path):
-        """Runs the command in an empty folder; gives (exit status, stdout, stderr)."""
-
-        def run_command(*arguments):
-            monkeypatch.setattr(sys, "argv", ["swiftnet", "export", *map(str, arguments)])
-            with pytest.raises(SystemExit) as exit:
-                cli.main()
-            return (exit.value.code, *capsys.readouterr())
-
-        monkeypatch.chdir(tmp_path)
-        return run_command
+    def export(self, swiftnet):
+        return partial(swiftnet, "export")
 
     def test_width_comes_first(self, export, tmp_path):
         out = tmp_path / "new" / "a.onnx"

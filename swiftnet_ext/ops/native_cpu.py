@@ -46,11 +46,15 @@ def _parameter(values: Optional[Tensor]) -> Optional[Tensor]:
     return None if values is None else values.detach().float().contiguous()
 
 
-def _bytes(op: str, count: int) -> Tensor:
-    """Uninitialised memory at an address divisible by 64."""
-    memory = allocated(op, count, torch.device("cpu"), lambda: torch.empty(count + 63, dtype=torch.uint8))
+def aligned_bytes(count: int) -> Tensor:
+    """Uninitialised uint8 [count] at an address divisible by 64, as `_C.cpu` takes workspaces and packed weights."""
+    memory = torch.empty(count + 63, dtype=torch.uint8)
     start = -memory.data_ptr() % 64
     return memory[start : start + count]
+
+
+def _bytes(op: str, count: int) -> Tensor:
+    return allocated(op, count, torch.device("cpu"), lambda: aligned_bytes(count))
 
 
 def _even(x: Tensor) -> Tensor:
@@ -104,9 +108,7 @@ def _convolve(
         return outputs
     x, threads = _even(x), torch.get_num_threads()
     scale, shift, tap_relu = tap or (None, None, False)
-    # what is as large as the sum is not multiplied: the zero weight of a neighbour would make NaN of Inf
-    nearest = mode == "nearest" or (up is not None and up.shape[2:] == x.shape[2:])
-    parameters = _parameter(bias), residual, up, nearest
+    parameters = _parameter(bias), residual, up, mode == "nearest"
     tapped = outputs[-1] if tap else None, _parameter(scale), _parameter(shift), tap_relu
 
     def run(by_winograd: bool) -> None:

@@ -81,13 +81,12 @@ class Convolution:
 
 
 @dataclass(frozen=True)
-class MaxPool:
-    """3×3, stride 2, padding 1."""
+class _OneToOne:
+    """A step that makes one value of one."""
 
     name: str
     output: str
     x: str
-    folded: Tuple[str, ...] = ()
 
     @property
     def reads(self) -> List[str]:
@@ -96,6 +95,13 @@ class MaxPool:
     @property
     def writes(self) -> List[str]:
         return [self.output]
+
+
+@dataclass(frozen=True)
+class MaxPool(_OneToOne):
+    """3×3, stride 2, padding 1."""
+
+    folded: Tuple[str, ...] = ()
 
     def shape(self, x: Shape) -> Shape:
         return x[0], x[1], (x[2] - 1) // 2 + 1, (x[3] - 1) // 2 + 1
@@ -105,23 +111,12 @@ class MaxPool:
 
 
 @dataclass(frozen=True)
-class Resize:
+class Resize(_OneToOne):
     """x to its size divided by `divisor`, rounded up. kind: "bilinear", "bicubic" or "antialiased_bicubic"."""
 
-    name: str
-    output: str
-    x: str
     divisor: int
     kind: str
     folded: Tuple[str, ...] = ()
-
-    @property
-    def reads(self) -> List[str]:
-        return [self.x]
-
-    @property
-    def writes(self) -> List[str]:
-        return [self.output]
 
     def shape(self, x: Shape) -> Shape:
         return x[0], x[1], -(-x[2] // self.divisor), -(-x[3] // self.divisor)
@@ -131,12 +126,9 @@ class Resize:
 
 
 @dataclass(frozen=True)
-class PyramidPool:
+class PyramidPool(_OneToOne):
     """`ops.spatial_pyramid_pool` with its parameters; the grids follow from x's size."""
 
-    name: str
-    output: str
-    x: str
     level_weight: Tensor  # [L, D, C]
     fuse_weight: Tensor  # [K, C + L·D]
     fuse_bias: Optional[Tensor]
@@ -148,14 +140,6 @@ class PyramidPool:
     square: bool
     mode: str
     folded: Tuple[str, ...] = ()
-
-    @property
-    def reads(self) -> List[str]:
-        return [self.x]
-
-    @property
-    def writes(self) -> List[str]:
-        return [self.output]
 
     def shape(self, x: Shape) -> Shape:
         return (x[0], self.fuse_weight.shape[0]) + x[2:]

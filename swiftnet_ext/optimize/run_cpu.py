@@ -11,25 +11,20 @@ import torch
 from torch import Tensor
 
 from .. import _native
+from ..ops.backend import CPU_DTYPES, no_cpu_kernels
 from .arena import Lifetime, allocate, arrange, map_at, total_bytes
 from .choices import Choice, Choices
 from .plan import IMAGE, LOGITS, Plan, Shape
 from .ways import DIRECT, WINOGRAD, Way, Ways
 
 SIZES = 4  # kept
-DTYPES = (torch.float32, torch.bfloat16)
 RULES = {WINOGRAD: "a 3x3 of stride 1, not on AMX", DIRECT: "no 3x3 of stride 1, or on AMX"}  # where none is measured
 Call = Callable[[], Any]
 
 
 def why_not(dtype: torch.dtype) -> str:
     """Why the native kernels can't run a plan, or nothing."""
-    module, reason = _native.native()
-    if module is None:
-        return reason
-    if not hasattr(getattr(module, "cpu", None), "spatial_pyramid_pool"):
-        return "swiftnet_ext._C was built without the CPU's kernels"
-    return "" if dtype in DTYPES else f"they take float32 and bfloat16, not {str(dtype).replace('torch.', '')}"
+    return no_cpu_kernels(dtype) if dtype not in CPU_DTYPES else _native.cpu()[1]
 
 
 class _Layout(NamedTuple):
@@ -45,9 +40,9 @@ class CpuRun:
     """Runs a plan in float32 or bfloat16. Not for two threads at once."""
 
     def __init__(self, plan: Plan, dtype: torch.dtype) -> None:
-        module, _ = _native.native()
-        assert module is not None
-        self.plan, self.dtype, self.kernels = plan, dtype, module.cpu
+        self.plan, self.dtype = plan, dtype
+        self.kernels, reason = _native.cpu()  # type: Any, str
+        assert self.kernels is not None, reason
         self.image_channels = 4 if dtype == torch.bfloat16 else 3  # bfloat16 kernels read channels in pairs
         self.mean = torch.tensor(plan.mean).view(1, 3, 1, 1)
         self.last_uses = plan.last_uses()

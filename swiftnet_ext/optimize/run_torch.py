@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import ops
-from ..models.pyramid import antialiased_bicubic
+from ..models.pyramid import antialiased_bicubic, bicubic
 from ..ops import reference
 from . import operators
 from .choices import Choice, Choices
@@ -203,7 +203,7 @@ def resized(step: Resize, x: Tensor) -> Tensor:
         return reference.resize(x, (height, width), "bilinear")
     if step.kind == "antialiased_bicubic":
         return antialiased_bicubic(x, height, width)
-    return F.interpolate(x, size=(height, width), mode="bicubic", align_corners=False)
+    return bicubic(x, height, width)
 
 
 def pool(step: PyramidPool, moved: Dict[str, Any], values: Values) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..models.pyramid import bicubic_weights
+from ..ops.native_cpu import aligned_bytes
 from .onednn import OneDNN, activate_, has_onednn
 from .plan import LOGITS, Convolution, MaxPool, Plan, PyramidPool, Resize
 
@@ -106,8 +107,7 @@ class Ways:
             if key not in self.packed:
                 weight = self._dense_weight(step, x.shape[1])
                 count = self.kernels.packed_bytes(name, winograd, weight.shape[0], weight.shape[1], kernel)
-                block = torch.empty(count + 64, dtype=torch.uint8)
-                block = block[-block.data_ptr() % 64 :][:count]
+                block = aligned_bytes(count)
                 self.kernels.pack_conv2d(weight, name, winograd, block)
                 self.packed[key] = block
             return self.packed[key]

@@ -57,9 +57,7 @@ SWIFTNET_INLINE Range range_of(Activation activation) {
 }
 
 SWIFTNET_INLINE Floats clamp(Floats a, Range range) {
-  const Floats lower = broadcast(range.lower), upper = broadcast(range.upper);
-  a = a < lower ? lower : a;
-  return a > upper ? upper : a;
+  return at_most(at_least(a, broadcast(range.lower)), broadcast(range.upper));
 }
 
 }  // namespace

@@ -24,7 +24,7 @@ struct Direct<bfloat16> : ByTiles {
 
 template <typename T>
 int64_t workspace_of_thread(const Conv2d& call) {
-  return (Direct<T>::copies_bytes(call) + 63) / 64 * 64;
+  return round_up(Direct<T>::copies_bytes(call), 64);
 }
 
 template <typename T>
@@ -32,15 +32,12 @@ void direct(const Conv2d& call) {
   const Epilogue<T> epilogue(call);
   const Windows<T> windows(call, epilogue);
   const Direct<T> convolution(call, epilogue, windows);
-  const int64_t chunks = windows.chunks(), parts = call.threads < chunks ? call.threads : chunks;
-  parallel_for(call.threads, parts, [&](int64_t first, int64_t last) {
+  parallel_parts(call.threads, windows.chunks(), [&](int64_t part, int64_t begin, int64_t end) {
     Chunk<T> chunk;
-    for (int64_t part = first; part < last; part++) {
-      T* copies = reinterpret_cast<T*>(static_cast<char*>(call.workspace) + part * workspace_of_thread<T>(call));
-      for (int64_t i = part * chunks / parts; i < (part + 1) * chunks / parts; i++) {
-        windows.fill(i, chunk);
-        convolution(chunk, copies);
-      }
+    T* copies = reinterpret_cast<T*>(static_cast<char*>(call.workspace) + part * workspace_of_thread<T>(call));
+    for (int64_t i = begin; i < end; i++) {
+      windows.fill(i, chunk);
+      convolution(chunk, copies);
     }
   });
 }

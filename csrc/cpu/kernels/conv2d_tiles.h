@@ -16,7 +16,7 @@ class ByTiles {
  public:
   static constexpr int kOutputs = 32, kPixelsAtOnce = 2 * kTileRows;
 
-  static int64_t filled(int64_t depth) { return (depth + kTileDepth - 1) / kTileDepth * kTileDepth; }
+  static int64_t filled(int64_t depth) { return round_up(depth, kTileDepth); }
   static int64_t blocks(int64_t outputs) { return (outputs + kOutputs - 1) / kOutputs; }
 
   static int64_t packed_bytes(int64_t outputs, int64_t channels, int kernel) {

@@ -16,7 +16,7 @@ class ByVectors {
   using Type = typename Packed<T>::Type;
 
   static int64_t packed_bytes(int64_t outputs, int64_t channels, int kernel) {
-    return padded_to_lanes(outputs) * channels * kernel * kernel * sizeof(Type);
+    return round_up(outputs, kLanes) * channels * kernel * kernel * sizeof(Type);
   }
 
   static void pack(const float* weight, int64_t outputs, int64_t channels, int kernel, void* packed) {
@@ -41,14 +41,7 @@ class ByVectors {
     const Type* packed = static_cast<const Type*>(call_.packed);
     for (int64_t first = 0, vectors; first < epilogue_.outputs(); first += vectors * kLanes) {
       vectors = next_block(epilogue_.outputs() - first);
-      switch (vectors) {
-        case 1: block<1>(chunk, first, packed, copies); break;
-        case 2: block<2>(chunk, first, packed, copies); break;
-#if defined(__AVX512F__)
-        case 3: block<3>(chunk, first, packed, copies); break;
-        default: block<4>(chunk, first, packed, copies);
-#endif
-      }
+      for_vectors(static_cast<int>(vectors), [&](auto n) { block<decltype(n)::value>(chunk, first, packed, copies); });
       packed += call_.kernel * depth_ * vectors * kLanes;
     }
   }
@@ -74,7 +67,7 @@ class ByVectors {
         continue;
       }
       float sums[M * N * kLanes];
-      multiply_to<M, N>(rows, packed, call_.kernel, depth_, sums);
+      multiply_to<M, N>(rows, packed, call_.kernel, depth_, nullptr, sums);
       for (int m = 0; m < count; m++)
         epilogue_.template write<N>(sums + m * N * kLanes, chunk.first + p + m, chunk.corners[p + m], first);
     }

@@ -27,13 +27,13 @@ struct Weights {
   Floats taps[9][kCount], bias[kCount];
 };
 
-// sums += column · the weights of column `tap` of the 3×3, for each of up to three sums.
 template <int kCount, typename T, typename Part>
 SWIFTNET_INLINE void load_column(const Rows<T>& rows, int64_t w, Floats (&column)[3][kCount], Part part) {
   for (int r = 0; r < 3; r++)
     for (int i = 0; i < kCount; i++) column[r][i] = load(rows.pixels[r] + w * rows.steps[r] + i * kLanes, part);
 }
 
+// sums += column · the weights of column `tap` of the 3×3
 template <int kCount>
 SWIFTNET_INLINE void add(Floats (&sums)[kCount], const Floats (&column)[3][kCount], const Weights<kCount>& weights,
                          int tap) {

@@ -19,10 +19,28 @@ constexpr int kBlock = kVectors * kLanes;
 
 // How many vectors of outputs the next block makes if so many outputs are left: blocks of about equal width.
 SWIFTNET_INLINE int next_block(int64_t outputs) {
-  const int64_t vectors = (outputs + kLanes - 1) / kLanes, blocks = (vectors + kVectors - 1) / kVectors;
+  const int64_t vectors = round_up(outputs, kLanes) / kLanes, blocks = (vectors + kVectors - 1) / kVectors;
   return static_cast<int>((vectors + blocks - 1) / blocks);
 }
 constexpr int pixels_at_once(int vectors) { return vectors == kVectors ? kPixels : kPixelsOfNarrow; }
+
+template <int N>
+struct Count {
+  static constexpr int value = N;
+};
+
+// body(Count<vectors>)
+template <typename Body>
+SWIFTNET_INLINE void for_vectors(int vectors, const Body& body) {
+  switch (vectors) {
+    case 1: return body(Count<1>{});
+    case 2: return body(Count<2>{});
+#if defined(__AVX512F__)
+    case 3: return body(Count<3>{});
+    default: return body(Count<4>{});
+#endif
+  }
+}
 
 // What a packed weight consists of, for maps of T.
 template <typename T>
@@ -94,9 +112,10 @@ SWIFTNET_INLINE void multiply(const T* const (*a)[M], const Type* b, int rows, i
 // The same, to sums [M][N·kLanes] in memory. A function of its own, so that the compiler keeps nothing but the sums in
 // registers.
 template <int M, int N, typename T, typename Type>
-__attribute__((noinline)) void multiply_to(const T* const (*a)[M], const Type* b, int rows, int64_t depth, float* to) {
+__attribute__((noinline)) void multiply_to(const T* const (*a)[M], const Type* b, int rows, int64_t depth,
+                                           const float* start, float* to) {
   Floats sums[M][N];
-  multiply(a, b, rows, depth, nullptr, sums);
+  multiply(a, b, rows, depth, start, sums);
 #pragma GCC unroll 16
   for (int m = 0; m < M; m++) {
 #pragma GCC unroll 8
@@ -114,8 +133,6 @@ void pack_blocks(int64_t outputs, int64_t depth, const Weight& weight, Type* pac
         for (int j = 0; j < kPair; j++) put(packed++, first + i < outputs ? weight(first + i, k + j) : 0.f);
   }
 }
-
-constexpr int64_t padded_to_lanes(int64_t outputs) { return (outputs + kLanes - 1) / kLanes * kLanes; }
 
 }  // namespace
 }  // namespace SWIFTNET_CPU_LEVEL

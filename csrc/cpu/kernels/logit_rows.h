@@ -28,27 +28,11 @@ struct Taps {
   float weight() const { return static_cast<float>(static_cast<double>(rest) / static_cast<double>(2 * out)); }
 };
 
-// (1 - weight)·a + weight·b. A weight of zero is multiplied out, so that Inf and NaN spread as in PyTorch.
-SWIFTNET_INLINE Floats interpolate(Floats a, Floats b, Floats weight) { return (1.f - weight) * a + weight * b; }
-
-SWIFTNET_INLINE int64_t round_up(int64_t value, int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
-
 // Floats from one class to the next: the pixels, their last one again, and what vectors that begin at any of these
 // read.
 SWIFTNET_INLINE int64_t row_pitch(int64_t width) { return round_up(width, 16) + 16; }
 
 #if defined(__AVX512F__)
-
-// The first `count` classes of a pixel, and zeros.
-SWIFTNET_INLINE __m512 load_classes(const float* from, int count) {
-  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from);
-}
-SWIFTNET_INLINE __m512 load_classes(const bfloat16* from, int count) {
-  const Halves bits = (Halves)_mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << count) - 1), from);
-  return (__m512)(__builtin_convertvector(bits, Words) << 16);
-}
 
 // The interleaved halves of two vectors, low or high.
 SWIFTNET_INLINE __m512 interleave(__m512 a, __m512 b, bool high) {
@@ -63,7 +47,7 @@ SWIFTNET_INLINE void load_pixels(const T* from, int64_t classes, int64_t pitch, 
   for (int64_t c = 0; c < classes; c += 16) {
     const int count = static_cast<int>(classes - c < 16 ? classes - c : 16);
     __m512 a[16], b[16];
-    for (int i = 0; i < 16; i++) a[i] = load_classes(from + i * classes + c, count);
+    for (int i = 0; i < 16; i++) a[i] = (__m512)load_some(from + i * classes + c, count);
     for (int turn = 0; turn < 4; turn += 2) {
       for (int i = 0; i < 8; i++)
         b[2 * i] = interleave(a[i], a[i + 8], false), b[2 * i + 1] = interleave(a[i], a[i + 8], true);

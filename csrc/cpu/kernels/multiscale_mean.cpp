@@ -304,12 +304,9 @@ void multiscale_mean(const MultiscaleMean& call) {
   Pieces shared{workspace};
   MapPlan* const plans = take_plans(call, shared);
   make_plans(call, plans);
-  const int64_t parts = parts_of(call), rows = call.n * call.h;
-  parallel_for(call.threads, parts, [&](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; p++) {
-      Pieces own{workspace + static_cast<uintptr_t>(sizes.plans + p * sizes.part)};
-      make_rows(call, plans, take_part(call, own), rows * p / parts, rows * (p + 1) / parts);
-    }
+  parallel_parts(call.threads, call.n * call.h, [&](int64_t part, int64_t begin, int64_t end) {
+    Pieces own{workspace + static_cast<uintptr_t>(sizes.plans + part * sizes.part)};
+    make_rows(call, plans, take_part(call, own), begin, end);
   });
 }
 

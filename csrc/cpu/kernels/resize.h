@@ -43,11 +43,6 @@ struct ResizeAxis {
   }
 };
 
-// Zero weights are multiplied out, not skipped, so that Inf and NaN spread as in PyTorch.
-SWIFTNET_INLINE Floats interpolate(Floats lower, Floats upper, float weight) {
-  return (1.f - weight) * lower + weight * upper;
-}
-
 }  // namespace
 }  // namespace SWIFTNET_CPU_LEVEL
 }  // namespace cpu

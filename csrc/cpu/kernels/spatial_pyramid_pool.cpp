@@ -1,8 +1,8 @@
 // In turns, each over all threads: the sums of every row of x over the columns of each grid's windows (the one read of
-// x), and the fusing weight with its outputs side by side; each window's mean, through its level's affine, ReLU and
-// 1×1; then, a tile of pixels at a time, x and the resized levels side by side through the fusing affine and ReLU,
-// times the weight.
+// x); each window's mean, through its level's affine, ReLU and 1×1; then, a tile of pixels at a time, x and the resized
+// levels side by side through the fusing affine and ReLU, times the weight.
 #include "cpu/kernels/channels.h"
+#include "cpu/kernels/gemm.h"
 #include "cpu/kernels/level.h"
 #include "cpu/kernels/resize.h"
 #include "cpu/parallel.h"
@@ -12,21 +12,14 @@ namespace cpu {
 namespace SWIFTNET_CPU_LEVEL {
 namespace {
 
-#ifdef __AVX512F__
-constexpr int kVectors = 4;  // with 6 pixels 24 sums in 32 registers
-#else
-constexpr int kVectors = 2;  // 12 in 16
-#endif
-constexpr int kPixels = 6, kTile = 4 * kPixels;
+constexpr int kTile = 24;  // pixels, divisible by all pixels_at_once
 
-SWIFTNET_INLINE int64_t padded(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
-
-struct Window {
+struct Extent {
   int64_t begin, end;
 };
 
 // PyTorch's adaptive pooling: window i of `cells` over `size` pixels.
-SWIFTNET_INLINE Window window_of(int64_t i, int64_t size, int64_t cells) {
+SWIFTNET_INLINE Extent window_of(int64_t i, int64_t size, int64_t cells) {
   return {i * size / cells, ((i + 1) * size + cells - 1) / cells};
 }
 
@@ -40,16 +33,16 @@ struct Layout {
 Layout layout_of(const SpatialPyramidPool& call) {
   Layout l{};
   const int64_t inputs = call.x.c + call.levels * call.level_channels;
-  l.channels = padded(call.x.c), l.level_channels = padded(call.level_channels);
+  l.channels = round_up(call.x.c, kLanes), l.level_channels = round_up(call.level_channels, kLanes);
   // a level is written in whole vectors, beyond its end
-  l.inputs = padded(inputs) + kLanes, l.outputs = padded(call.out.c);
+  l.inputs = round_up(inputs, kLanes) + kLanes, l.outputs = round_up(call.out.c, kLanes);
   for (int i = 0; i < call.levels; i++) {
     l.columns += call.grids[i].columns;
     l.cells += call.grids[i].rows * call.grids[i].columns;
   }
   const auto take = [&](int64_t floats) {
     const int64_t begin = l.floats;
-    l.floats += (floats + 15) / 16 * 16;
+    l.floats += round_up(floats, 16);
     return begin;
   };
   l.strips = take(call.x.n * call.x.h * l.columns * l.channels);
@@ -73,7 +66,7 @@ void sum_strips(const SpatialPyramidPool& call, const Layout& l, int64_t row, fl
   for (int level = 0; level < call.levels; level++) {
     const int64_t columns = call.grids[level].columns;
     for (int64_t i = 0; i < columns; i++, strips += l.channels) {
-      const Window window = window_of(i, x.w, columns);
+      const Extent window = window_of(i, x.w, columns);
       for_channels(x.c, [&](int64_t c, auto part) __attribute__((always_inline)) {
         Floats sum = Floats{};
         for (int64_t w = window.begin; w < window.end; w++) sum += load(pixels + w * x.c + c, part);
@@ -98,8 +91,8 @@ void make_cell(const SpatialPyramidPool& call, const Layout& l, int64_t n, int64
     columns_before += call.grids[level].columns;
   }
   const int64_t columns = call.grids[level].columns, channels = call.x.c;
-  const Window rows = window_of(i / columns, call.x.h, call.grids[level].rows);
-  const Window width = window_of(i % columns, call.x.w, columns);
+  const Extent rows = window_of(i / columns, call.x.h, call.grids[level].rows);
+  const Extent width = window_of(i % columns, call.x.w, columns);
   const float area = static_cast<float>((rows.end - rows.begin) * (width.end - width.begin));
   const float* strip = memory + l.strips + (n * call.x.h * l.columns + columns_before + i % columns) * l.channels;
   float* pooled = memory + l.pooled + (n * l.cells + cell) * l.channels;
@@ -126,16 +119,13 @@ void make_cell(const SpatialPyramidPool& call, const Layout& l, int64_t n, int64
   }
 }
 
-// The fusing weight [K, inputs] as [inputs, K], from output `begin` on; and what comes with it, padded.
-void transpose(const SpatialPyramidPool& call, const Layout& l, int64_t begin, int64_t end, float* memory) {
+// The fusing weight packed, and what comes with it, padded.
+void pack(const SpatialPyramidPool& call, const Layout& l, float* memory) {
   const int64_t inputs = call.x.c + call.levels * call.level_channels;
-  float *weight = memory + l.weight, *bias = memory + l.bias;
-  for (int64_t k = begin; k < end; k++) {
-    const bool real = k < call.out.c;
-    bias[k] = real && call.fuse_bias ? call.fuse_bias[k] : 0.f;
-    for (int64_t i = 0; i < inputs; i++) weight[i * l.outputs + k] = real ? call.fuse_weight[k * inputs + i] : 0.f;
-  }
-  if (begin > 0) return;
+  pack_blocks<float, 1>(
+      call.out.c, inputs, [&](int64_t k, int64_t i) { return call.fuse_weight[k * inputs + i]; }, memory + l.weight);
+  for (int64_t k = 0; k < l.outputs; k++)
+    memory[l.bias + k] = k < call.out.c && call.fuse_bias ? call.fuse_bias[k] : 0.f;
   for (int64_t i = 0; i < l.inputs; i++) {
     memory[l.scale + i] = i < inputs && call.fuse_scale ? call.fuse_scale[i] : 1.f;
     memory[l.shift + i] = i < inputs && call.fuse_shift ? call.fuse_shift[i] : 0.f;
@@ -173,30 +163,22 @@ void concatenate(const SpatialPyramidPool& call, const Layout& l, int64_t pixel,
   }
 }
 
-// kWide vectors of outputs from k on, for kPixels pixels of which `count` are stored.
-template <int kWide, typename T>
-SWIFTNET_INLINE void multiply(const float* a, int64_t pitch, int64_t inputs, const float* weight, int64_t outputs,
-                              const float* bias, T* out, int64_t out_pitch, int64_t real, int count) {
-  Floats sums[kPixels][kWide];
-  for (int v = 0; v < kWide; v++)
-    for (int p = 0; p < kPixels; p++) sums[p][v] = load(bias + v * kLanes);
-  for (int64_t i = 0; i < inputs; i++) {
-    Floats w[kWide];
-    for (int v = 0; v < kWide; v++) w[v] = load(weight + i * outputs + v * kLanes);
-    for (int p = 0; p < kPixels; p++) {
-      const Floats value = broadcast(a[p * pitch + i]);
-      for (int v = 0; v < kWide; v++) sums[p][v] += value * w[v];
-    }
-  }
-#pragma GCC unroll 8
-  for (int p = 0; p < kPixels; p++) {
-    if (p >= count) break;
-    for (int v = 0; v < kWide; v++) {
-      T* to = out + p * out_pitch + v * kLanes;
-      if (real - v * kLanes >= kLanes)
-        store(to, sums[p][v]);
-      else
-        store_some(to, sums[p][v], static_cast<int>(real - v * kLanes));
+// N vectors of outputs from `first` on, of `count` pixels from `pixel` on, whose inputs are in `scratch`.
+template <int N, typename T>
+void multiply_tile(const SpatialPyramidPool& call, const Layout& l, const float* scratch, int64_t pixel, int64_t count,
+                   int64_t first, const float* weight, const float* bias) {
+  constexpr int M = pixels_at_once(N);
+  const int64_t inputs = call.x.c + call.levels * call.level_channels, left = call.out.c - first;
+  for (int64_t p = 0; p < count; p += M) {
+    const float* rows[1][M];
+    for (int m = 0; m < M; m++) rows[0][m] = scratch + (p + m < count ? p + m : p) * l.inputs;
+    float sums[M * N * kLanes];
+    multiply_to<M, N>(rows, weight, 1, inputs, bias, sums);
+    for (int64_t m = 0; m < M && p + m < count; m++) {
+      T* to = static_cast<T*>(call.out.data) + (pixel + p + m) * call.out.c + first;
+      for_channels(left < N * kLanes ? left : N * kLanes, [&](int64_t c, auto part) __attribute__((always_inline)) {
+        store(to + c, load(sums + m * N * kLanes + c), part);
+      });
     }
   }
 }
@@ -204,25 +186,18 @@ SWIFTNET_INLINE void multiply(const float* a, int64_t pitch, int64_t inputs, con
 template <typename T>
 void fuse(const SpatialPyramidPool& call, const Layout& l, int64_t begin, int64_t end, const float* memory,
           float* scratch) {
-  const int64_t inputs = call.x.c + call.levels * call.level_channels, outputs = call.out.c;
-  for (int64_t first = begin; first < end; first += kTile) {
-    const int64_t count = end - first < kTile ? end - first : kTile;
-    for (int64_t p = 0; p < count; p++) concatenate<T>(call, l, first + p, memory, scratch + p * l.inputs);
-    // what the last pixels' sums read beyond them
-    for (int64_t p = count; p % kPixels; p++) std::memset(scratch + p * l.inputs, 0, inputs * sizeof(float));
-    for (int64_t k = 0; k < l.outputs;) {
-      const bool wide = k + kVectors * kLanes <= l.outputs;
-      const float *weight = memory + l.weight + k, *bias = memory + l.bias + k;
-      for (int64_t p = 0; p < count; p += kPixels) {
-        const float* a = scratch + p * l.inputs;
-        T* to = static_cast<T*>(call.out.data) + (first + p) * outputs + k;
-        const int stored = static_cast<int>(count - p < kPixels ? count - p : kPixels);
-        if (wide)
-          multiply<kVectors>(a, l.inputs, inputs, weight, l.outputs, bias, to, outputs, outputs - k, stored);
-        else
-          multiply<1>(a, l.inputs, inputs, weight, l.outputs, bias, to, outputs, outputs - k, stored);
-      }
-      k += wide ? kVectors * kLanes : kLanes;
+  const int64_t inputs = call.x.c + call.levels * call.level_channels;
+  for (int64_t pixel = begin; pixel < end; pixel += kTile) {
+    const int64_t count = end - pixel < kTile ? end - pixel : kTile;
+    for (int64_t p = 0; p < count; p++) concatenate<T>(call, l, pixel + p, memory, scratch + p * l.inputs);
+    const float* weight = memory + l.weight;
+    for (int64_t first = 0, vectors; first < call.out.c; first += vectors * kLanes) {
+      vectors = next_block(call.out.c - first);
+      const float* bias = memory + l.bias + first;
+      for_vectors(static_cast<int>(vectors), [&](auto n) {
+        multiply_tile<decltype(n)::value, T>(call, l, scratch, pixel, count, first, weight, bias);
+      });
+      weight += inputs * vectors * kLanes;
     }
   }
 }
@@ -235,15 +210,12 @@ void run(const SpatialPyramidPool& call) {
   parallel_for(call.threads, rows, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) sum_strips<T>(call, l, i, memory + l.strips);
   });
-  parallel_for(call.threads, l.outputs, [&](int64_t begin, int64_t end) { transpose(call, l, begin, end, memory); });
+  pack(call, l, memory);
   parallel_for(call.threads, call.x.n * l.cells, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) make_cell(call, l, i / l.cells, i % l.cells, memory);
   });
-  const int64_t parts = call.threads;
-  parallel_for(call.threads, parts, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++)
-      fuse<T>(call, l, pixels * i / parts, pixels * (i + 1) / parts, memory,
-              memory + l.scratch + i * l.scratch_of_thread);
+  parallel_parts(call.threads, pixels, [&](int64_t part, int64_t begin, int64_t end) {
+    fuse<T>(call, l, begin, end, memory, memory + l.scratch + part * l.scratch_of_thread);
   });
 }
 

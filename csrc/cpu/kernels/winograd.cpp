@@ -7,6 +7,7 @@
 //   M [36][tiles][block of outputs] = V · U, U [block of outputs][36][C][outputs] being the packed weight
 #include "cpu/kernels/winograd.h"
 
+#include "cpu/kernels/channels.h"
 #include "cpu/kernels/epilogue.h"
 #include "cpu/kernels/gemm.h"
 #include "cpu/parallel.h"
@@ -96,14 +97,8 @@ class Winograd {
     const float* packed = static_cast<const float*>(call_.packed);
     for (int64_t first = 0, vectors; first < epilogue_.outputs(); first += vectors * kLanes) {
       vectors = next_block(epilogue_.outputs() - first);
-      switch (vectors) {
-        case 1: block<1>(begin, count, first, packed, v, m); break;
-        case 2: block<2>(begin, count, first, packed, v, m); break;
-#if defined(__AVX512F__)
-        case 3: block<3>(begin, count, first, packed, v, m); break;
-        default: block<4>(begin, count, first, packed, v, m);
-#endif
-      }
+      for_vectors(static_cast<int>(vectors),
+                  [&](auto n) { block<decltype(n)::value>(begin, count, first, packed, v, m); });
       packed += kPoints * channels_ * vectors * kLanes;
     }
   }
@@ -131,23 +126,17 @@ class Winograd {
         d[i][j] = outside ? nullptr : image + (row * x.w + column) * channels_;
         inside &= !outside;
       }
-    int64_t c = 0;
-    if (inside) {
-      for (; c + kLanes <= channels_; c += kLanes)
-        transform_channels([&](const T* p) { return load(p + c); }, d, v + c, kLanes);
-    }
-    for (; c < channels_; c += kLanes) {
-      const int some = channels_ - c < kLanes ? static_cast<int>(channels_ - c) : kLanes;
-      const auto read = [&](const T* p) {
-        return !p ? Floats{} : some == kLanes ? load(p + c) : load_some(p + c, some);
-      };
-      transform_channels(read, d, v + c, some);
-    }
+    for_channels(channels_, [&](int64_t c, auto part) __attribute__((always_inline)) {
+      if (inside)
+        transform_channels([&](const T* p) { return load(p + c, part); }, d, v + c, part);
+      else
+        transform_channels([&](const T* p) { return p ? load(p + c, part) : Floats{}; }, d, v + c, part);
+    });
   }
 
-  template <typename Read>
+  template <typename Read, typename Part>
   SWIFTNET_INLINE void transform_channels(const Read& read, const T* const (&d)[kPatch][kPatch], float* v,
-                                          int some) const {
+                                          Part part) const {
     Floats rows[kPatch][kPatch];  // of Bᵀ d, by columns
 #pragma GCC unroll 6
     for (int j = 0; j < kPatch; j++) {
@@ -161,14 +150,7 @@ class Winograd {
       Floats transformed[kPatch];
       transform_input(row, transformed);
 #pragma GCC unroll 6
-      for (int j = 0; j < kPatch; j++) {
-        float* to = v + (i * kPatch + j) * v_stride_;
-        if (some == kLanes) {
-          store(to, transformed[j]);
-        } else {
-          store_some(to, transformed[j], some);
-        }
-      }
+      for (int j = 0; j < kPatch; j++) store(v + (i * kPatch + j) * v_stride_, transformed[j], part);
     }
   }
 
@@ -183,7 +165,8 @@ class Winograd {
 #pragma GCC unroll 16
         for (int i = 0; i < M; i++) a[0][i] = rows + (t + i < count ? t + i : t) * channels_;
         // the last tiles' surplus goes over what the next point writes, or the margin of M
-        multiply_to<M, N>(a, packed + point * channels_ * kWidth, 1, channels_, m + point * m_stride + t * kWidth);
+        multiply_to<M, N>(a, packed + point * channels_ * kWidth, 1, channels_, nullptr,
+                          m + point * m_stride + t * kWidth);
       }
     }
     for (int64_t t = 0; t < count; t++) write_tile<N>(begin + t, first, m + t * kWidth);
@@ -233,19 +216,16 @@ class Winograd {
 template <typename T>
 void run(const Conv2d& call) {
   const Winograd<T> convolution(call);
-  const int64_t groups = convolution.groups(), parts = call.threads < groups ? call.threads : groups;
-  parallel_for(call.threads, parts, [&](int64_t first, int64_t last) {
-    for (int64_t part = first; part < last; part++) {
-      float* v = static_cast<float*>(call.workspace) + part * group_floats(call);
-      for (int64_t group = part * groups / parts; group < (part + 1) * groups / parts; group++) convolution(group, v);
-    }
+  parallel_parts(call.threads, convolution.groups(), [&](int64_t part, int64_t begin, int64_t end) {
+    float* v = static_cast<float*>(call.workspace) + part * group_floats(call);
+    for (int64_t group = begin; group < end; group++) convolution(group, v);
   });
 }
 
 }  // namespace
 
 int64_t winograd_packed_bytes(int64_t outputs, int64_t channels) {
-  return padded_to_lanes(outputs) * channels * kPoints * sizeof(float);
+  return round_up(outputs, kLanes) * channels * kPoints * sizeof(float);
 }
 
 void pack_winograd(const float* weight, int64_t outputs, int64_t channels, void* packed) {

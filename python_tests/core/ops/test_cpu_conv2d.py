@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from swiftnet_ext import _native
+from .cpu_levels import aligned, of_all_levels
 
 # (batch, channels, outputs, height, width, kernel, stride): tails of channels, outputs, pixels and tiles; 1×1 maps; rows
 # over the border on all sides
@@ -26,17 +26,7 @@ DTYPES = [torch.float32, torch.bfloat16]
 EPSILON = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}  # of rounding once, relative
 
 
-def modules():
-    """(module, level) of all that there are; the emulated module is a development build."""
-    found = []
-    for module, _ in (_native.native(), _native.emulated()):
-        if hasattr(module, "cpu"):
-            known = [level for _, level in found]
-            found += [(module.cpu, level) for level in module.cpu.levels() if level not in known]
-    return found
-
-
-MODULES = modules()
+MODULES = of_all_levels()
 
 
 @pytest.fixture(params=MODULES, ids=[level for _, level in MODULES])
@@ -50,12 +40,6 @@ def cpu(request):
 def test_all_levels_are_covered():
     levels = [level for _, level in MODULES]
     assert "portable" in levels and "tiles_emulated" in levels
-
-
-def aligned(count):
-    memory = torch.empty(count + 64, dtype=torch.uint8)
-    start = -memory.data_ptr() % 64
-    return memory[start : start + count]
 
 
 def random_map(generator, *shape, dtype):

@@ -6,12 +6,10 @@ import torch
 import torch.nn.functional as F
 
 import swiftnet_ext as sx
-from swiftnet_ext import _native
 
-from . import oracle
+from . import cpu_levels, oracle
 
-cpu = _native.cpu()[0]
-pytestmark = pytest.mark.skipif(cpu is None, reason="the compiled module is not there")
+cpu = cpu_levels.native()
 DTYPES = (torch.float32, torch.bfloat16)
 UNIT = oracle.UNIT[torch.float32]
 # (N, C, H, W): 1, tails of every vector and of the blocks of 2 and 4, more channels than a column keeps, thin maps
@@ -23,7 +21,7 @@ SIZES = [(1, 1), (3, 2), (5, 7), (6, 9), (12, 11), (1, 10)]
 AFFINES = [(False, False, False), (True, True, True), (True, False, False), (False, True, True)]
 
 
-@pytest.fixture(params=cpu.levels() if cpu else [])
+@pytest.fixture(params=cpu.levels())
 def level(request):
     cpu.use_level(request.param)
     yield request.param

@@ -6,11 +6,11 @@ import torch.nn.functional as F
 
 import swiftnet_ext as sx
 
-from . import oracle
+from . import cpu_levels, oracle
 from .cases import FORMATS
 from .test_multiscale_labels import argmax, regions, rough, smooth
 
-cpu = pytest.importorskip("swiftnet_ext._C").cpu
+cpu = cpu_levels.native()
 
 ORDERS = ("softmax_then_resize", "resize_then_softmax")
 UNIT = oracle.UNIT[torch.float32]

@@ -10,6 +10,7 @@ from ... import _native
 from ...nn.fused import pyramid_grids
 from ...nn.multi_scale import SUPPLEMENT_FACTORS
 from ...ops import reference
+from ...ops.native_cpu import aligned_bytes
 from .plan import DTYPES, Effort
 from .timing import Deadline, in_turns, quartiles, reason_of
 
@@ -52,11 +53,6 @@ class Maker:
         """(height, width) of a map, rounded up."""
         return int(-(-self.height // stride)), int(-(-self.width // stride))
 
-    def workspace(self, size: int) -> Tensor:
-        """uint8, aligned to 64 bytes."""
-        raw = torch.empty(size + 64, dtype=torch.uint8)
-        return raw[-raw.data_ptr() % 64 :][:size]
-
     def upsample_add(self) -> Kernel:
         x, skip = self.map(CHANNELS, *self.at(8)), self.map(CHANNELS, *self.at(4))
         scale, shift, out = self.parameter(CHANNELS), self.parameter(CHANNELS), torch.empty_like(skip)
@@ -79,7 +75,7 @@ class Maker:
         affines = [self.parameter(len(GRIDS), CHANNELS) for _ in range(2)] + [self.parameter(fused) for _ in range(2)]
         grids = pyramid_grids(GRIDS, *self.at(32), square=False)
         sizes = [side for grid in grids for side in grid]
-        workspace = self.workspace(self.cpu.spatial_pyramid_pool_workspace(x, weight, sizes, out, self.threads))
+        workspace = aligned_bytes(self.cpu.spatial_pyramid_pool_workspace(x, weight, sizes, out, self.threads))
         in_dtype = [p.to(x.dtype) for p in (weight, fuse, *affines)]
         names = ("level_scale", "level_shift", "fuse_scale", "fuse_shift")
 
@@ -99,7 +95,7 @@ class Maker:
         size = self.height, self.width
         out = torch.empty(1, *size, dtype=torch.uint8)
         order = "softmax_then_resize" if len(factors) > 1 else "resize_then_softmax"
-        workspace = self.workspace(self.cpu.multiscale_mean_workspace(maps, order, out, self.threads))
+        workspace = aligned_bytes(self.cpu.multiscale_mean_workspace(maps, order, out, self.threads))
 
         def call() -> Tensor:
             self.cpu.multiscale_mean(maps, order, out, workspace, self.threads)
@@ -148,8 +144,7 @@ def measure_kernels(width: int, height: int, dtype: str, threads: int, effort: L
     """
     torch.set_num_threads(threads)
     how = Effort(*effort)._replace(turn=TURN)
-    module, reason = _native.native()
-    cpu = getattr(module, "cpu", None)
+    cpu, reason = _native.cpu()
     rows: List[Dict[str, Any]] = []
     large, bandwidths = _copy(LARGE), []
     with torch.inference_mode():
@@ -157,7 +152,7 @@ def measure_kernels(width: int, height: int, dtype: str, threads: int, effort: L
             row: Dict[str, Any] = {"kernel": name, "width": width, "height": height, "dtype": dtype}
             try:
                 if cpu is None:
-                    raise RuntimeError(reason or "this build has no CPU kernels")
+                    raise RuntimeError(reason)
                 kernel = make(Maker(cpu, width, height, DTYPES[dtype], threads))
                 ms = _milliseconds({"kernel": kernel.call, "copy": _copy(kernel.bytes), "large": large}, how)
                 floor = ms["large"] * kernel.bytes / LARGE

@@ -1,0 +1,101 @@
+"""The options that several commands of `swiftnet` have, and what the text of an option becomes."""
+
+import re
+from pathlib import Path
+from typing import Any, List, Optional, Sequence, Tuple
+
+import torch
+import typer
+
+from . import load_checkpoint, use_backend
+from .engine.disparity import check_edges
+from .models.checkpoint import SHIPPED
+from .nn.multi_scale import SUPPLEMENT_FACTORS, Ensemble
+
+SHIPPED_NAMES = "one of the shipped ones: " + ", ".join(SHIPPED)
+WEIGHTS = typer.Option(
+    None, "--weights", help=f"A checkpoint, or {SHIPPED_NAMES}; several, each with --weights, are an ensemble."
+)
+DEVICE = typer.Option(None, "--device", help="cpu, cuda or cuda:N; a GPU where there is one if left out.")
+BACKEND = typer.Option("auto", "--backend", help="auto, reference, cpu, emulated or cuda.")
+MULTI_SCALE = typer.Option(False, "--multi-scale", help="Average over the image at the supplement's sizes.")
+FACTORS = typer.Option(None, "--factors", help="Of the image's size, instead of the supplement's, e.g. 0.5,0.75,1.")
+ORDER = typer.Option("softmax_then_resize", "--order", help="Of averaging: this, or resize_then_softmax.")
+FLIP = typer.Option(False, "--flip", help="Average over the mirrored image too.")
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class UserError(Exception):
+    """What a user can mend: printed without a traceback, exit status 2."""
+
+
+def factors_of(multi_scale: bool, factors: Optional[str]) -> Sequence[float]:
+    if factors is None:
+        return SUPPLEMENT_FACTORS if multi_scale else (1.0,)
+    try:
+        return [float(f) for f in factors.split(",")]
+    except ValueError:
+        raise UserError(f"--factors {factors}: expected numbers separated by commas, e.g. 0.5,0.75,1")
+
+
+def edges_of(text: Optional[str]) -> List[float]:
+    try:
+        edges = [] if text is None else [float(edge) for edge in text.split(",")]
+        check_edges(edges)
+        return edges
+    except ValueError:
+        raise UserError(f"--disparity-bins {text}: expected increasing numbers from 0, at least two, e.g. 0,16,32,inf")
+
+
+def seeds_of(text: str) -> List[int]:
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise UserError(f"--seeds {text}: expected numbers separated by commas, e.g. 0,1")
+    return [int(seed) for seed in text.split(",")]
+
+
+def size_of(text: str) -> Optional[Tuple[int, int]]:
+    """WIDTHxHEIGHT, as pictures' sizes are written, to (height, width); None for dynamic."""
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if not match and text != "dynamic":
+        raise UserError(f"--size {text}: expected WIDTHxHEIGHT in pixels, e.g. 480x360, or dynamic")
+    return (int(match[2]), int(match[1])) if match else None
+
+
+def make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: can't be made a folder ({error.strerror}); name another")
+
+
+def load(
+    weights: Optional[List[Path]],
+    device: Optional[str],
+    backend: str,
+    factors: Sequence[float],
+    order: str,
+    flip: bool,
+    dtype: str = "fp32",
+) -> Any:
+    """The network of a checkpoint; of several, or of several scales, their average."""
+    try:
+        use_backend(backend)
+    except ValueError as error:
+        raise UserError(str(error))
+    if dtype not in DTYPES:
+        raise UserError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}")
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    models = [load_checkpoint(path) for path in (map(str, weights) if weights else [None])]
+    for loaded in models if weights else ():
+        typer.echo(loaded.loaded_from, err=True)
+    try:
+        averaged = Ensemble(models, factors, order, flip)
+    except ValueError as error:
+        raise UserError(str(error))
+    model = averaged if len(models) > 1 or tuple(factors) != (1.0,) or flip else models[0]
+    try:
+        if torch.device(name).type not in ("cpu", "cuda"):
+            raise UserError(f"--device {name}: expected cpu, cuda or cuda:N")
+        return model.eval().to(torch.device(name), DTYPES[dtype])
+    except (RuntimeError, AssertionError) as error:  # an unknown device, or a PyTorch without CUDA
+        raise UserError(f"--device {name}: {error}")
