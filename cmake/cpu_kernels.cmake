@@ -13,7 +13,6 @@ set(cpu_kernels
     csrc/cpu/kernels/upsample_add.cpp
     csrc/cpu/kernels/winograd.cpp)
 set(cpu_sources
-    csrc/cpu/bindings.cpp
     csrc/cpu/conv2d.cpp
     csrc/cpu/levels.cpp
     csrc/cpu/maps.cpp
@@ -59,7 +58,7 @@ endforeach()
 if(NOT portable IN_LIST cpu_levels)
   message(FATAL_ERROR "SWIFTNET_EXT_CPU_LEVELS=${SWIFTNET_EXT_CPU_LEVELS} lacks portable, which every CPU runs; add it")
 endif()
-if(SWIFTNET_EMULATION)  # the AMX level's convolutions, with the tiles in plain C++
+if(SWIFTNET_EMULATION OR SWIFTNET_SANITIZE)  # the AMX level's convolutions, with the tiles in plain C++
   list(APPEND cpu_levels tiles_emulated)
   set(level_flags_tiles_emulated -DSWIFTNET_TILES_EMULATED)
 endif()
@@ -68,15 +67,20 @@ string(REPLACE ";" " " for_each_cpu_level "${for_each_cpu_level}")
 
 # Adds them to a module.
 function(swiftnet_add_cpu_kernels target)
+  set(checks "")
+  if(SWIFTNET_SANITIZE)  # not of the bindings: Python's own headers index beyond arrays of one
+    set(checks ${sanitizer_options})
+    set_source_files_properties(${cpu_sources} PROPERTIES COMPILE_OPTIONS "${checks}")
+  endif()
   foreach(level ${cpu_levels})
     add_library(cpu_${level} OBJECT ${cpu_kernels})
     set_target_properties(cpu_${level} PROPERTIES CXX_STANDARD 14)
     target_include_directories(cpu_${level} PRIVATE csrc)
     target_compile_definitions(cpu_${level} PRIVATE SWIFTNET_CPU_LEVEL=${level} SWIFTNET_CPU_LEVEL_NAME="${level}")
-    target_compile_options(cpu_${level} PRIVATE -O3 -Wall -Wextra -Wno-psabi ${level_flags_${level}})
+    target_compile_options(cpu_${level} PRIVATE -O3 -Wall -Wextra -Wno-psabi ${level_flags_${level}} ${checks})
     target_sources(${target} PRIVATE $<TARGET_OBJECTS:cpu_${level}>)
   endforeach()
-  target_sources(${target} PRIVATE ${cpu_sources})
+  target_sources(${target} PRIVATE ${cpu_sources} csrc/cpu/bindings.cpp)
   target_compile_definitions(${target} PRIVATE SWIFTNET_WITH_CPU_KERNELS)
   target_link_libraries(${target} PRIVATE ${CMAKE_DL_LIBS})
 endfunction()

@@ -2,7 +2,7 @@
 #
 # none      quick
 # race      conflicting accesses and uninitialised shared reads, by own hooks in libtsan's place; sectors are counted
-# sanitize  AddressSanitizer and UndefinedBehaviorSanitizer (misaligned accesses too); Python needs libasan preloaded
+# sanitize  AddressSanitizer and UndefinedBehaviorSanitizer
 # coverage  which device lines ran, by gcov
 set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 set(device_options "")
@@ -14,10 +14,8 @@ elseif(SWIFTNET_EMULATION_CHECK STREQUAL "race")
   set(device_options -O1 -g1 -fsanitize=thread --param=tsan-instrument-func-entry-exit=0)
   set(check_sources csrc/emulation/access_check.cpp)
 elseif(SWIFTNET_EMULATION_CHECK STREQUAL "sanitize")
-  # bounds-strict: also an array's last dimension; a float too large for its integer is undefined too
-  set(device_options -O1 -g1 -fno-omit-frame-pointer -fsanitize-recover=all
-                     -fsanitize=address,undefined,bounds-strict,float-cast-overflow)
-  set(link_options -fsanitize=address,undefined -static-libubsan)
+  set(device_options ${sanitizer_options})
+  set(link_options ${sanitizer_link_options})
   set(check_sources csrc/emulation/sanitizer_reports.cpp)
 elseif(SWIFTNET_EMULATION_CHECK STREQUAL "coverage")
   set(device_options -O0 -g1 --coverage)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Callable, Dict, List, Tuple
 
 from . import coverage
-from .builds import ROOT, Failure, all_pass, build
+from .builds import ROOT, Failure, all_pass, build, environment_for, folder, run
 from .mutants import MUTANTS
 from .mutation import kill, test_arguments
 
@@ -25,6 +25,7 @@ RECORD = ROOT / "benchmarks" / "results" / "emulated" / "prove.json"
 NUMERIC, CONTRACT, TENSOR_CORES, HUGE = (
     f"core/ops/test_{name}.py" for name in ("numeric", "contract", "tensor_cores", "huge")
 )
+OF_CPU = [f"core/ops/test_{name}.py" for name in ("cpu_conv2d", "cpu_kernels", "cpu_multiscale")]
 LEAST_SHAPES, LEAST_MUTANTS, LEAST_COVERAGE = 60, 25, 98.0
 EMULATED = ["--backends", "emulated"]
 BOTH = ["--backends", "reference,emulated"]
@@ -56,6 +57,16 @@ def bounds(jobs: int) -> str:
     # the probes, but no other orders of threads: they reach the same memory
     chosen = ["emulation/test_probes.py", NUMERIC, CONTRACT, TENSOR_CORES, *EMULATED]
     return tests("bounds", chosen, "sanitize")(jobs) + ": 0 sanitizer reports"
+
+
+def cpu_bounds(jobs: int) -> str:
+    # no skips: Winograd's algorithm is inexact on a CPU, and one test is of the CUDA kernels
+    chosen = ["prove/cpu_probes.py", *OF_CPU, NUMERIC, CONTRACT, "-k", "not exact_arithmetic and not kernels_refuse"]
+    passed = tests("cpu_bounds", [*chosen, "--backends", "cpu"], "cpu_sanitize")(jobs)
+    code = "from swiftnet_ext._C import cpu; print(*cpu.levels(), sep=', ')"
+    environment = environment_for("cpu_sanitize", folder("cpu_sanitize"))
+    levels = run([sys.executable, "-c", code], env=environment).stdout.strip()
+    return f"{passed}: 0 sanitizer reports at {levels}"
 
 
 def mutants(jobs: int) -> str:
@@ -107,6 +118,7 @@ STEPS: Dict[str, Tuple[str, Callable[[int], str]]] = {
     "huge": ("none", tests("huge", [HUGE, *EMULATED])),
     "race": ("race", race),
     "bounds": ("sanitize", bounds),
+    "cpu_bounds": ("cpu_sanitize", cpu_bounds),
     "mutants": ("none race sanitize", mutants),
     "coverage": ("coverage", device_coverage),
 }
@@ -168,7 +180,7 @@ def main() -> int:
             status, result = "FAILED", str(failure)
         seconds = round(time.monotonic() - start)
         rows.append({"step": name, "status": status, "result": result, "seconds": seconds})
-        print(f"{name:<10}{status:<8}{seconds:>5} s  {result}", flush=True)
+        print(f"{name:<11}{status:<8}{seconds:>5} s  {result}", flush=True)
     failed = [row["step"] for row in rows if row["status"] != "proven"]
     print(
         f"\n{len(rows) - len(failed)} of {len(rows)} steps proven"

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 import swiftnet_ext as sx
 
 from . import cpu_levels, oracle
+from .cases import COMBINATIONS, FORMATS, bound, to_double
+from .cpu_levels import GUARD
 
 cpu = cpu_levels.native()
 DTYPES = (torch.float32, torch.bfloat16)
@@ -35,8 +37,8 @@ def random(seed, *shape):
 def framed_map(dtype, *shape, fill=float("nan"), values=None):
     """A dense channels_last map in the middle of memory full of `fill`, and that memory."""
     n, c, h, w = shape
-    memory = torch.full((n * c * h * w + 128,), fill).to(dtype)
-    inner = memory[64:-64].view(n, h, w, c).permute(0, 3, 1, 2)
+    memory = torch.full((n * c * h * w + 2 * GUARD,), fill).to(dtype)
+    inner = memory[GUARD : len(memory) - GUARD].view(n, h, w, c).permute(0, 3, 1, 2)
     if values is not None:
         inner.copy_(values)
     return inner, memory
@@ -52,7 +54,7 @@ def by_one_and_two_threads(call, dtype, *shape):
     for threads in (1, 2):
         out, memory = framed_map(dtype, *shape)
         call(out, threads)
-        assert bool(torch.isnan(memory[:64]).all()) and bool(torch.isnan(memory[-64:]).all())
+        assert bool(torch.isnan(memory[:GUARD]).all()) and bool(torch.isnan(memory[len(memory) - GUARD :]).all())
         results.append(out)
     assert torch.equal(*(bits(y) for y in results))
     return results[0]
@@ -68,7 +70,7 @@ def assert_within(y, value, error, dtype):
 @pytest.mark.parametrize("channels", [3, 4, 8, 19])
 def test_image_to_map(channels, dtype, level):
     mean = [123.25, 116.5, 103.75]
-    for height, width in ((1, 1), (3, 5), (7, 16), (1, 4), (9, 33)):
+    for height, width in ((1, 1), (3, 5), (7, 16), (1, 4), (9, 33), (13, 1)):
         generator = torch.Generator().manual_seed(height)
         image = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8, generator=generator)
         y = by_one_and_two_threads(
@@ -172,6 +174,20 @@ def test_without_a_coarser_map_the_affine_alone(dtype, level):
             dtype, n, c, h, w,
         )  # fmt: skip
         assert torch.equal(y, skip.relu())
+
+
+@pytest.mark.parametrize("case, variant, dtype", [c for c in COMBINATIONS if c.values[2] in DTYPES])
+def test_operators_on_batches_and_thin_maps(case, variant, dtype, level):
+    """Of the best instruction set test_numeric.py has all shapes."""
+    for seed, shape in enumerate(case.shapes):
+        if shape[0] == 1 and 1 not in shape[4]:
+            continue
+        for memory_format in FORMATS:
+            t = case.make(shape, variant, dtype, memory_format, seed=seed)
+            with sx.use_backend("cpu", strict=True):
+                y = case.call(t, variant)
+            value, allowed = bound(case, shape, t, variant, dtype)
+            assert bool(((y.double() - value).abs() <= allowed).all()), shape
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -8,13 +8,13 @@ import swiftnet_ext as sx
 
 from . import cpu_levels, oracle
 from .cases import FORMATS
+from .cpu_levels import GUARD
 from .test_multiscale_labels import argmax, regions, rough, smooth
 
 cpu = cpu_levels.native()
 
 ORDERS = ("softmax_then_resize", "resize_then_softmax")
 UNIT = oracle.UNIT[torch.float32]
-GUARD = 4096
 
 # (images, classes, sizes of the maps, size of the result)
 SHAPES = [
@@ -32,6 +32,8 @@ SHAPES = [
     (1, 255, [(5, 7), (4, 9)], (19, 23)),
     (1, 2, [(64, 64)], (64, 64)),
     (1, 7, [(3, 200)], (12, 800)),
+    (2, 5, [(7, 1), (1, 6)], (9, 1)),
+    (2, 18, [(1, 21), (4, 35)], (1, 35)),
 ]
 
 
@@ -42,11 +44,12 @@ def level(request):
     cpu.use_level(cpu.levels()[0])
 
 
-def poisoned(count, alignment=64):
-    """Bytes of NaN at an aligned address, and what holds them between guards."""
-    whole = torch.full((count + 2 * GUARD + alignment,), 255, dtype=torch.uint8)
-    begin = GUARD + -(whole.data_ptr() + GUARD) % alignment
-    return whole[begin : begin + count], (whole[:begin], whole[begin + count :])
+def poisoned(count):
+    """Bytes of NaN at an address divisible by 64, and the guards on either side."""
+    whole = torch.full((count + 2 * GUARD,), 255, dtype=torch.uint8)
+    end = GUARD + count
+    assert whole.data_ptr() % 64 == 0
+    return whole[GUARD:end], (whole[:GUARD], whole[end:])
 
 
 def of_dtype(memory, dtype):
@@ -84,8 +87,8 @@ def draw(shape, seed=0, scale=4.0):
     generator = torch.Generator().manual_seed(seed)
     maps = []
     for h, w in sizes:
-        whole = torch.full((n * classes * h * w + 64,), float("nan"))
-        m = whole[32:-32].view(n, classes, h, w)
+        whole = torch.full((n * classes * h * w + 2 * GUARD,), float("nan"))
+        m = whole[GUARD : len(whole) - GUARD].view(n, classes, h, w)
         m.copy_(scale * torch.randn(n, classes, h, w, generator=generator))
         maps.append(m)
     return maps
