@@ -64,10 +64,9 @@ def environment_for(check: str, module_folder: Path) -> Dict[str, str]:
     if check in ("sanitize", "cpu_sanitize"):
         # libstdc++ too, for AddressSanitizer to find the exceptions' functions before anything else is loaded
         environment["LD_PRELOAD"] = f"{library('libasan.so')} {library('libstdc++.so')}"
-        # Python leaks by design
-        environment["ASAN_OPTIONS"] = "detect_leaks=0:abort_on_error=1"
+        environment["ASAN_OPTIONS"] = "detect_leaks=0"  # Python leaks by design
     if check == "sanitize":  # reports become exceptions, each of them
-        environment["ASAN_OPTIONS"] += ":halt_on_error=0:suppress_equal_pcs=0"
+        environment["ASAN_OPTIONS"] += ":halt_on_error=0:suppress_equal_pcs=0:abort_on_error=1"
     if check == "cpu_sanitize":  # a report ends the process, and with it the test
         environment.update(PYTHONPATH=str(module_folder), UBSAN_OPTIONS="halt_on_error=1:print_stacktrace=1")
     return environment

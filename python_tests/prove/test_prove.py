@@ -43,6 +43,10 @@ def test_a_fault_that_does_not_compile_is_no_kill(tmp_path):
         ("import pytest\ndef test_a(): pass\ndef test_b(): pytest.skip()", "1 passed, 0 failed, 1 skipped"),
         ("", "0 passed, 0 failed, 0 skipped"),
         ("import os; os._exit(0)", "0 passed, 0 failed, 0 skipped"),
+        (
+            "import atexit\natexit.register(print, 'gemm.h:9: runtime error: load of')\ndef test_a(): pass",
+            "1 passed, 0 failed, 0 skipped(.*\n)*.*gemm.h:9: runtime error",
+        ),
     ],
 )
 def test_a_step_needs_tests_that_ran_and_passed(code, counts, tmp_path):
