@@ -13,7 +13,7 @@ if _sys.version_info >= (3, 9):
     from .optimize import optimize
 else:
 
-    def optimize(model, *, device=None, dtype=None, graphs="auto"):  # type: ignore
+    def optimize(model, *, device=None, dtype=None, graphs="auto", measure=True):  # type: ignore
         """Not here: it needs Python 3.9 and PyTorch 2.1."""
         version = "{}.{}".format(*_sys.version_info[:2])
         raise RuntimeError("swiftnet_ext.optimize needs Python 3.9 and PyTorch 2.1, this is Python " + version)

@@ -25,6 +25,7 @@ from .cli_options import (
     FACTORS,
     FLIP,
     MULTI_SCALE,
+    OPTIMIZE,
     ORDER,
     SHIPPED_NAMES,
     WEIGHTS,
@@ -101,6 +102,7 @@ def predict(
     out: Path = typer.Option(Path("swiftnet_out"), "--out", help="The folder for the results."),
     device: Optional[str] = DEVICE,
     backend: str = BACKEND,
+    optimise: bool = OPTIMIZE,
     multi_scale: bool = MULTI_SCALE,
     factors: Optional[str] = FACTORS,
     order: str = ORDER,
@@ -121,10 +123,10 @@ def predict(
     if device is None and torch.cuda.is_available():
         device = f"cuda:{worker.local_rank % torch.cuda.device_count()}"
     scales = factors_of(multi_scale, factors)
-    model = load(weights, device, backend, scales, order, flip)
-    finished = Finished(out, settings_key(model, [scales, order, flip]))
+    loaded = load(weights, device, backend, optimise, scales, order, flip)
+    finished = Finished(out, settings_key(loaded.model, [scales, order, flip]))
     share = range(worker.rank, len(sources), worker.world)
-    predicted = run_prediction(model, sources, out, worker, finished, resume or worker.restarted)
+    predicted = run_prediction(loaded.runs, sources, out, worker, finished, resume or worker.restarted)
     outcomes = list(_track(predicted, len(share), "segmenting"))
     failed = [o for o in outcomes if o.error is not None]
     for outcome in failed:
@@ -148,6 +150,7 @@ def evaluate(
     weights: Optional[List[Path]] = WEIGHTS,
     device: Optional[str] = DEVICE,
     backend: str = BACKEND,
+    optimise: bool = OPTIMIZE,
     multi_scale: bool = MULTI_SCALE,
     factors: Optional[str] = FACTORS,
     order: str = ORDER,
@@ -166,13 +169,13 @@ def evaluate(
     if json_file is not None:
         make_folder(json_file.parent)
     make_report = None if report is None else _report_maker(report)
-    model = load(weights, device, backend, factors_of(multi_scale, factors), order, flip, dtype)
+    model, runs, how = load(weights, device, backend, optimise, factors_of(multi_scale, factors), order, flip, dtype)
     classes = classes_for(model.num_classes, model.classes)
     folder = open_dataset(dataset, str(data), split, classes=classes, disparity=disparity)
     bins = DisparityBins(folder, edges, lambda i: _track(i, len(folder), "disparities")) if disparity else None
     pages = None if make_report is None else make_report(folder, worst)
     also = [counter.update for counter in (bins, pages) if counter is not None]
-    matrix = run_evaluation(model, folder, lambda indices: _track(indices, len(folder), "evaluating"), also)
+    matrix = run_evaluation(runs, folder, lambda indices: _track(indices, len(folder), "evaluating"), also)
     if len(matrix.absent()) == model.num_classes:
         raise UserError(f"{data}: no labelled pixel in split {split!r}")
     iou, names = 100 * matrix.iou(), [c.name for c in classes]
@@ -189,6 +192,7 @@ def evaluate(
     figures: Dict[str, Any] = {
         **provenance(shlex.join(["swiftnet", *sys.argv[1:]]), next(model.parameters()).device),
         "model": repr(model),
+        "how": how,
         "dtype": dtype,
         "pictures": len(folder),
         "mIoU": mean,

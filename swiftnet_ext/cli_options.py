@@ -2,12 +2,12 @@
 
 import re
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 import typer
 
-from . import load_checkpoint, use_backend
+from . import load_checkpoint, optimize, use_backend
 from .engine.disparity import check_edges
 from .models.checkpoint import SHIPPED
 from .nn.multi_scale import SUPPLEMENT_FACTORS, Ensemble
@@ -22,6 +22,11 @@ MULTI_SCALE = typer.Option(False, "--multi-scale", help="Average over the image 
 FACTORS = typer.Option(None, "--factors", help="Of the image's size, instead of the supplement's, e.g. 0.5,0.75,1.")
 ORDER = typer.Option("softmax_then_resize", "--order", help="Of averaging: this, or resize_then_softmax.")
 FLIP = typer.Option(False, "--flip", help="Average over the mirrored image too.")
+OPTIMIZE = typer.Option(
+    True,
+    "--optimize/--no-optimize",
+    help="Folded for inference, or as it is; a --backend other than auto runs it so too.",
+)
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -68,16 +73,25 @@ def make_folder(path: Path) -> None:
         raise UserError(f"{path}: can't be made a folder ({error.strerror}); name another")
 
 
+class Loaded(NamedTuple):
+    """What a command works with: `model` as the checkpoints hold it, `runs` to segment with, and `how` that is, in words."""
+
+    model: Any
+    runs: Any
+    how: str
+
+
 def load(
     weights: Optional[List[Path]],
     device: Optional[str],
     backend: str,
+    optimise: bool,
     factors: Sequence[float],
     order: str,
     flip: bool,
     dtype: str = "fp32",
-) -> Any:
-    """The network of a checkpoint; of several, or of several scales, their average."""
+) -> Loaded:
+    """The network of a checkpoint; of several, or of several scales, their average. Says on stderr what runs."""
     try:
         use_backend(backend)
     except ValueError as error:
@@ -88,14 +102,41 @@ def load(
     models = [load_checkpoint(path) for path in (map(str, weights) if weights else [None])]
     for loaded in models if weights else ():
         typer.echo(loaded.loaded_from, err=True)
+
+    def averaged(networks: List[Any]) -> Any:
+        average = Ensemble(networks, factors, order, flip)
+        return average if len(networks) > 1 or tuple(factors) != (1.0,) or flip else networks[0]
+
     try:
-        averaged = Ensemble(models, factors, order, flip)
+        model = averaged(models)
     except ValueError as error:
         raise UserError(str(error))
-    model = averaged if len(models) > 1 or tuple(factors) != (1.0,) or flip else models[0]
     try:
         if torch.device(name).type not in ("cpu", "cuda"):
             raise UserError(f"--device {name}: expected cpu, cuda or cuda:N")
-        return model.eval().to(torch.device(name), DTYPES[dtype])
+        where = torch.empty(1, device=name).device
+        fast, how = _optimised(models, where, DTYPES[dtype], "" if optimise else "--no-optimize", backend)
+        model = model.eval().to(where, DTYPES[dtype])
     except (RuntimeError, AssertionError) as error:  # an unknown device, or a PyTorch without CUDA
         raise UserError(f"--device {name}: {error}")
+    typer.echo(how, err=True)
+    return Loaded(model, averaged(fast).eval() if fast else model, how)
+
+
+def _optimised(
+    models: List[Any], device: torch.device, dtype: torch.dtype, why_not: str, backend: str
+) -> Tuple[List[Any], str]:
+    """The networks for inference only and what runs them, or none and why: `why_not`, or what hinders it."""
+    if not why_not and backend != "auto":
+        why_not = f"--backend {backend}"
+    if why_not:
+        return [], f"not optimised: {why_not}"
+    try:
+        # measuring would take as long as dozens of pictures, at every size, to save a few percent
+        fast = [optimize(model, device=device, dtype=dtype, measure=False) for model in models]
+    except (ValueError, RuntimeError) as error:  # the latter: a PyTorch that is too old, or too little memory
+        return [], f"not optimised: {error}"
+    native = "by native kernels" if device.type == "cpu" else "by PyTorch and this package's operators"
+    lacking = fast[0].why_not_native
+    by = f"by PyTorch, without the native kernels: {lacking}" if lacking else native
+    return fast, f"optimised: {str(dtype).replace('torch.', '')} on {device}, {by}"

@@ -286,6 +286,7 @@ def test_a_network_that_computes_something_else():
         ({"device": "meta"}, ValueError, "expected a CPU or a CUDA device, got meta"),
         ({"graphs": "always"}, ValueError, "expected 'auto', True or False, got 'always'"),
         ({"graphs": True}, ValueError, "cpu has no CUDA graphs"),
+        ({"measure": "never"}, ValueError, "measure: expected True or False, got 'never'"),
     ],
 )
 def test_arguments(arguments, error, message):

@@ -70,6 +70,19 @@ def test_switched_off(monkeypatch):
     assert choice.name == "slow" and choice.why == "it is tried and tested; not measured, SWIFTNET_EXT_CHOICES is off"
 
 
+def test_what_was_not_measured_can_be_left_to_the_rules(path):
+    measured = Choices(CPU)
+    choice = measured.pick("a step", {"slow": slow, "fast": fast}, RULE)
+    measured.save()
+    before = path.read_bytes()
+    other = Choices(CPU, measure=False)
+    assert other.pick("a step", {"slow": never, "fast": never}, RULE) == choice
+    unknown = other.pick("another", {"slow": never, "fast": never}, RULE)
+    assert unknown.name == "slow" and unknown.why == "it is tried and tested; not measured"
+    other.save()
+    assert path.read_bytes() == before
+
+
 def test_the_users_cache_is_the_place(monkeypatch, tmp_path):
     monkeypatch.delenv("SWIFTNET_EXT_CHOICES", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

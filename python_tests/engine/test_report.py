@@ -124,14 +124,27 @@ def test_the_command(root, tmp_path):
 DTYPES = {"fp16": "float16", "bf16": "bfloat16"}
 
 
-@pytest.mark.parametrize("dtype", sorted(DTYPES))
-def test_sixteen_bits(root, model, tmp_path, dtype):
+@pytest.mark.parametrize("dtype, optimised", [("fp16", False), ("bf16", False), ("bf16", True)])
+def test_sixteen_bits(root, model, tmp_path, dtype, optimised):
     figures = tmp_path / "figures.json"
-    result = swiftnet("evaluate", "--data", root, "--split", "val", "--dtype", dtype, "--json", figures)
+    result = swiftnet(
+        "evaluate",
+        "--data",
+        root,
+        "--split",
+        "val",
+        "--dtype",
+        dtype,
+        "--json",
+        figures,
+        *([] if optimised else ["--no-optimize"]),
+    )
     assert result.returncode == 0, result.stderr
     data = SegmentationFolder(str(root), "val", 11)
     exact = evaluate(model, data).counts
-    rounded = evaluate(sx.load_checkpoint().to(getattr(torch, DTYPES[dtype])), data).counts
+    of_maps = getattr(torch, DTYPES[dtype])
+    same = sx.optimize(model, dtype=of_maps, measure=False) if optimised else sx.load_checkpoint().to(of_maps)
+    rounded = evaluate(same, data).counts
     counts = np.array(json.loads(figures.read_text())["confusion"])
     assert counts.sum(1).tolist() == exact.sum(1).tolist()
     assert (counts != exact).any()

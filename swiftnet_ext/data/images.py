@@ -95,10 +95,13 @@ def read_disparity(path: "os.PathLike[str] | str") -> np.ndarray:
         return _decoded(path, picture, picture.mode).astype(np.uint16)
 
 
-def write_image(path: "os.PathLike[str] | str", pixels: np.ndarray) -> None:
-    """Writes uint8 [H, W] or [H, W, 3] as PNG; the file appears whole or not at all."""
+def write_image(path: "os.PathLike[str] | str", pixels: np.ndarray, compression: int = 6) -> None:
+    """Writes uint8 [H, W] or [H, W, 3] as PNG; the file appears whole or not at all.
+
+    `compression` is zlib's, 1 to 9: of photographs 1 takes a quarter of 6's time and a tenth more bytes.
+    """
     with replacing(Path(path)) as temporary:
-        Image.fromarray(pixels).save(temporary, format="PNG")
+        Image.fromarray(pixels).save(temporary, format="PNG", compress_level=compression)
 
 
 def natural_order(path: "os.PathLike[str] | str") -> List[object]:

@@ -5,6 +5,7 @@ from typing import Any, Callable, Iterable, Optional
 import numpy as np
 
 from ..data.labelled import LabelledImages
+from .ahead import READ_AHEAD, ahead
 from .confusion import ConfusionMatrix
 
 
@@ -14,7 +15,7 @@ def evaluate(
     progress: Optional[Callable[[Iterable[int]], Iterable[int]]] = None,
     also: Iterable[Callable[[int, np.ndarray, np.ndarray], None]] = (),
 ) -> ConfusionMatrix:
-    """Segments every picture of a data set, one at a time, and counts.
+    """Segments every picture of a data set, one at a time, and counts; the next is read while one is segmented.
 
     Args:
         model: has `segment(image)` and `num_classes`.
@@ -24,8 +25,8 @@ def evaluate(
     """
     matrix = ConfusionMatrix(model.num_classes)
     indices: Iterable[int] = range(len(data))
-    for i in indices if progress is None else progress(indices):
-        image, labels = data[i]
+    pairs = ahead(data.__getitem__, indices, READ_AHEAD)
+    for i, (image, labels) in zip(indices if progress is None else progress(indices), pairs):
         prediction = model.segment(image)
         matrix.update(prediction, labels)
         for update in also:

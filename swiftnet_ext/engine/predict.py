@@ -5,12 +5,13 @@ import statistics
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, Iterable, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 
 from ..data.classes import classes_for, legend, overlay
 from ..data.images import ImageError, read_image, write_image
+from .ahead import READ_AHEAD, ahead, has_spare_core
 from .shards import Finished, Worker, version_of
 
 ALONE = Worker(rank=0, world=1, local_rank=0, restarted=False)
@@ -23,6 +24,18 @@ class Outcome(NamedTuple):
     source: Path
     seconds: float
     error: Optional[str]
+
+
+class _Picture(NamedTuple):
+    """A picture on its way from file to files; once `error` is set, nothing more is done with it."""
+
+    source: Path
+    results: List[Path]
+    version: str = ""
+    image: Any = None
+    labels: Any = None
+    seconds: float = 0.0
+    error: Optional[str] = None
 
 
 def output_stems(sources: Sequence[Path]) -> List[str]:
@@ -53,7 +66,8 @@ def predict(
 ) -> Iterator[Outcome]:
     """Writes `<stem>_labels.png` (class numbers), `<stem>_overlay.png` and one `legend.png` for pictures, one by one.
 
-    A picture that can't be read or doesn't fit the GPU, or results that can't be written, are an outcome with an
+    The next picture is read while one is segmented, and where a core is to spare the last one's results are written.
+    A picture that can't be read or doesn't fit the memory, or results that can't be written, are an outcome with an
     error; the rest is still done. Pictures of equal stems get their folders' names in front. Of several workers each does
     its share. What is `finished` is left as it is where `resume`, and no outcome; what becomes finished is added to it.
     """
@@ -61,34 +75,55 @@ def predict(
     classes = classes_for(model.num_classes, getattr(model, "classes", None))
     if worker.rank == 0:
         write_image(out / "legend.png", legend(classes))
-    warm = False
-    for source, stem in list(zip(sources, output_stems(sources)))[worker.rank :: worker.world]:
+
+    def read(task: Tuple[Path, str]) -> Optional[_Picture]:
+        source, stem = task
         results = [out / f"{stem}_labels.png", out / f"{stem}_overlay.png"]
         try:
             version = version_of(source) if finished is not None else ""  # before it is read
             if resume and finished is not None and finished.holds(version, results):
-                continue
-            image = read_image(source)
+                return None
+            return _Picture(source, results, version, read_image(source))
+        except (ImageError, OSError) as error:
+            return _Picture(source, results, error=str(error))
+
+    def write(picture: _Picture) -> Outcome:
+        if picture.error is None:
+            try:
+                write_image(picture.results[0], picture.labels)
+                write_image(picture.results[1], overlay(picture.image, picture.labels, classes), compression=1)
+                if finished is not None:
+                    finished.add(picture.version)
+            except OSError as error:
+                return Outcome(picture.source, 0.0, str(error))
+        return Outcome(picture.source, picture.seconds, picture.error)
+
+    share = list(zip(sources, output_stems(sources)))[worker.rank :: worker.world]
+    pictures = (picture for picture in ahead(read, share, READ_AHEAD) if picture is not None)
+    yield from ahead(write, _segmented(model, pictures), 1 if has_spare_core(model) else 0)
+
+
+def _segmented(model: Any, pictures: Iterable[_Picture]) -> Iterator[_Picture]:
+    """The pictures with their labels, or with why there are none."""
+    warm = False
+    for picture in pictures:
+        if picture.error is not None:
+            yield picture
+            continue
+        try:
             for _ in range(0 if warm else WARM_UP_CALLS):
-                model.segment(image)
+                model.segment(picture.image)
             warm = True
             start = time.perf_counter()
-            labels = model.segment(image)
+            labels = model.segment(picture.image)
             seconds = time.perf_counter() - start
-            write_image(results[0], labels)
-            write_image(results[1], overlay(image, labels, classes))
-            if finished is not None:
-                finished.add(version)
-        except (ImageError, OSError) as error:
-            yield Outcome(source, 0.0, str(error))
-        except torch.cuda.OutOfMemoryError:
-            height, width = image.shape[:2]
-            reason = (
-                f"{source}: {width}×{height} pixels need more GPU memory than is free; scale it down or use the CPU"
-            )
-            yield Outcome(source, 0.0, reason)
+        except (torch.cuda.OutOfMemoryError, OSError) as error:  # the latter: of a CPU, from mmap
+            (height, width), on_gpu = picture.image.shape[:2], not isinstance(error, OSError)
+            memory, cure = ("GPU memory", " or use the CPU") if on_gpu else ("memory", "")
+            reason = f"{width}×{height} pixels need more {memory} than is free; scale it down{cure}"
+            yield _Picture(picture.source, picture.results, error=f"{picture.source}: {reason}")
         else:
-            yield Outcome(source, seconds, None)
+            yield picture._replace(labels=labels, seconds=seconds)
 
 
 def median_seconds(outcomes: Iterable[Outcome]) -> Optional[float]:

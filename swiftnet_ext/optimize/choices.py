@@ -108,10 +108,13 @@ def _milliseconds(candidates: Dict[str, Callable[[], Any]], device: torch.device
 
 
 class Choices:
-    """The choices of one device; `pick` measures what is not in the file yet, `save` writes what was measured."""
+    """The choices of one device; `pick` measures what is not in the file yet, `save` writes what was measured.
 
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.path = device, choices_path()
+    measure: False leaves to the rules what is not in the file.
+    """
+
+    def __init__(self, device: torch.device, measure: bool = True) -> None:
+        self.device, self.path, self.measure = device, choices_path(), measure
         self.where = f"{device_name(device)}; PyTorch {torch.__version__}; swiftnet_ext {__version__}"
         self.known = {} if self.path is None else (read_choices(self.path) or {}).get(self.where, {})
         self.measured: Dict[str, Dict[str, float]] = {}
@@ -127,6 +130,8 @@ class Choices:
             return Choice(rule[0], f"{rule[1]}; not measured, {VARIABLE} is off")
         timings = self.known.get(step, {})
         if set(timings) != set(candidates):
+            if not self.measure:
+                return Choice(rule[0], f"{rule[1]}; not measured")
             timings = self.known[step] = self.measured[step] = _milliseconds(candidates, self.device)
         ordered = sorted(timings, key=lambda name: timings[name])
         told = ", ".join(f"{name} {timings[name]:.3g} ms" for name in ordered)

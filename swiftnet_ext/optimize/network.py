@@ -24,12 +24,13 @@ class OptimizedNetwork(Segmenter):
     `segment_batches(images)` those of many in turn. Logits are float32 on a CPU and of `dtype` on a GPU.
 
     It has no parameters and records no gradients. It stays on its device and in its dtype: `to` others raises. Threads
-    may share it; they take turns. `print` shows each step, what runs it and why.
+    may share it; they take turns. `print` shows each step, what runs it and why; `why_not_native` says why the CPU's native
+    kernels don't run, where they should.
     """
 
-    def __init__(self, plan: Plan, device: torch.device, dtype: torch.dtype, graphs: Any) -> None:
+    def __init__(self, plan: Plan, device: torch.device, dtype: torch.dtype, graphs: bool, measure: bool) -> None:
         super().__init__()
-        self.plan, self.device, self.dtype, self.graphs = plan, device, dtype, graphs
+        self.plan, self.device, self.dtype, self.graphs, self.measure = plan, device, dtype, graphs, measure
         self.num_classes, self.classes = plan.num_classes, plan.classes
         self.register_buffer("img_mean", torch.tensor(plan.mean, device=device).view(1, 3, 1, 1))
         self._prepare()
@@ -37,12 +38,12 @@ class OptimizedNetwork(Segmenter):
 
     def _prepare(self) -> None:
         self._lock = threading.Lock()
-        self._why_not_native = why_not(self.dtype) if self.device.type == "cpu" else ""
+        self.why_not_native = why_not(self.dtype) if self.device.type == "cpu" else ""
         self._run: Any
-        if self.device.type == "cpu" and not self._why_not_native:
-            self._run = CpuRun(self.plan, self.dtype)
+        if self.device.type == "cpu" and not self.why_not_native:
+            self._run = CpuRun(self.plan, self.dtype, self.measure)
         else:
-            self._run = TorchRun(self.plan, self.device, self.dtype)
+            self._run = TorchRun(self.plan, self.device, self.dtype, measure=self.measure)
         if self.graphs and self.device.type == "cuda":
             self._run = Graphs(self._run, self.device)
 
@@ -138,5 +139,5 @@ class OptimizedNetwork(Segmenter):
         table = ["  ".join([c.ljust(w) for c, w in zip(row, widths)] + [row[4]]) for row in rows]
         dtype = str(self.dtype).replace("torch.", "")
         head = f"OptimizedNetwork of {self.plan.network}; {self.device}, {dtype}; {self._run.summary()}"
-        why = [f"not by the native CPU kernels: {self._why_not_native}"] if self._why_not_native else []
+        why = [f"not by the native CPU kernels: {self.why_not_native}"] if self.why_not_native else []
         return "\n".join([head, *why, *table])

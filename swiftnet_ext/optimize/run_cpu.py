@@ -17,7 +17,7 @@ from .choices import Choice, Choices
 from .plan import IMAGE, LOGITS, Plan, Shape
 from .ways import DIRECT, WINOGRAD, Way, Ways
 
-SIZES = 4  # kept
+SIZES = 8  # kept; more than the supplement's scales, which take turns
 RULES = {WINOGRAD: "a 3x3 of stride 1, not on AMX", DIRECT: "no 3x3 of stride 1, or on AMX"}  # where none is measured
 Call = Callable[[], Any]
 
@@ -39,8 +39,8 @@ class _Layout(NamedTuple):
 class CpuRun:
     """Runs a plan in float32 or bfloat16. Not for two threads at once."""
 
-    def __init__(self, plan: Plan, dtype: torch.dtype) -> None:
-        self.plan, self.dtype = plan, dtype
+    def __init__(self, plan: Plan, dtype: torch.dtype, measure: bool = True) -> None:
+        self.plan, self.dtype, self.measure = plan, dtype, measure
         self.kernels, reason = _native.cpu()  # type: Any, str
         assert self.kernels is not None, reason
         self.image_channels = 4 if dtype == torch.bfloat16 else 3  # bfloat16 kernels read channels in pairs
@@ -121,7 +121,7 @@ class CpuRun:
             ways = [{self.forced: of[self.forced]} if self.forced in of else of for of in ways]
         self._reserve_workspace(max(way.workspace for of in ways for way in of.values()))
         if key[-1] not in self.choices:
-            self.choices[key[-1]] = Choices(torch.device("cpu"))
+            self.choices[key[-1]] = Choices(torch.device("cpu"), self.measure)
         choices = self.choices[key[-1]]
         chosen = [self._choose(choices, i, of, shapes) for i, of in enumerate(ways)]
         choices.save()

@@ -38,10 +38,17 @@ class TorchRun:
 
     kernels: whether the project's operators are candidates; on a CPU they are plain PyTorch, so by default only on a GPU.
     onednn: whether oneDNN's convolutions are used on a CPU, as far as this PyTorch has them.
+    measure: whether candidates are timed where they were not before.
     """
 
     def __init__(
-        self, plan: Plan, device: torch.device, dtype: torch.dtype, kernels: Optional[bool] = None, onednn: bool = True
+        self,
+        plan: Plan,
+        device: torch.device,
+        dtype: torch.dtype,
+        kernels: Optional[bool] = None,
+        onednn: bool = True,
+        measure: bool = True,
     ) -> None:
         self.plan, self.device, self.dtype = plan, device, dtype
         self.kernels = device.type == "cuda" if kernels is None else kernels
@@ -50,7 +57,7 @@ class TorchRun:
         self.layout = torch.channels_last if half or device.type == "cpu" else torch.contiguous_format
         self.wide = torch.float64 if dtype == torch.float64 else torch.float32
         self.mean = torch.tensor(plan.mean, dtype=self.wide, device=device).view(1, 3, 1, 1)
-        self.choices = Choices(device) if self.kernels and device.type == "cuda" else None
+        self.choices = Choices(device, measure) if self.kernels and device.type == "cuda" else None
         self.last_uses = plan.last_uses()
         self._shape: Tuple[int, ...] = ()  # of the image that runs
         self.units = self._units()
