@@ -76,25 +76,25 @@ void define_cpu(py::module_& module) {
   m.def("level", [] { return kernels().level; }, "The one of levels() in use.");
   m.def("use_level", &use_level, "Chooses another of levels(), for tests.");
   m.def("thread_pool", &thread_pool, "The file of PyTorch's OpenMP run time, or nothing.");
-  m.def("packed_bytes", [](const std::string& dtype, bool winograd, int64_t outputs, int64_t channels, int kernel) {
-    return packed_bytes(dtype_named(dtype), winograd, outputs, channels, kernel);
+  m.def("packed_bytes", [](const std::string& dtype, int tile, int64_t outputs, int64_t channels, int kernel) {
+    return packed_bytes(dtype_named(dtype), tile, outputs, channels, kernel);
   });
-  m.def("pack_conv2d", [](const TensorView& weight, const std::string& dtype, bool winograd, const TensorView& packed) {
+  m.def("pack_conv2d", [](const TensorView& weight, const std::string& dtype, int tile, const TensorView& packed) {
     const DType of_maps = dtype_named(dtype);
     const py::gil_scoped_release unlocked;
-    pack_conv2d(weight, of_maps, winograd, packed);
+    pack_conv2d(weight, of_maps, tile, packed);
   });
   m.def("conv2d_workspace", [](const TensorView& x, const TensorView& out_or_tap, int kernel, int stride, int padding,
-                               bool winograd, int threads) {
-    return conv2d_workspace(x, out_or_tap, Convolution{kernel, stride, padding, winograd, "none"}, threads);
+                               int tile, int threads) {
+    return conv2d_workspace(x, out_or_tap, Convolution{kernel, stride, padding, tile, "none"}, threads);
   });
   m.def("conv2d",
-        [](const TensorView& x, const TensorView& packed, int kernel, int stride, int padding, bool winograd,
+        [](const TensorView& x, const TensorView& packed, int kernel, int stride, int padding, int tile,
            const std::string& activation, const TensorView& bias, const TensorView& residual, const TensorView& up,
            bool nearest, const TensorView& out, const TensorView& tap, const TensorView& tap_scale,
            const TensorView& tap_shift, bool tap_relu, const TensorView& workspace, int threads) {
           const py::gil_scoped_release unlocked;
-          conv2d(x, packed, Convolution{kernel, stride, padding, winograd, activation}, bias, residual, up, nearest,
+          conv2d(x, packed, Convolution{kernel, stride, padding, tile, activation}, bias, residual, up, nearest,
                  out, tap, tap_scale, tap_shift, tap_relu, workspace, threads);
         });
   define_maps(m);

@@ -21,10 +21,10 @@ Conv2d call_of(const TensorView& x, const TensorView& out, const TensorView& tap
   check(call.kernel > 0 && call.stride > 0 && call.padding >= 0 && call.padding < call.kernel,
         "kernel, stride, padding: expected positive ones, and less padding than kernel");
   check(!call.bf16 || call.x.c % 2 == 0, "x: expected an even number of channels in bfloat16");
-  call.winograd = convolution.winograd;
+  call.tile = convolution.tile;
   check(call.x.c > 0, "x: expected at least one channel");
-  check(!call.winograd || (call.kernel == 3 && call.stride == 1 && call.padding == 1),
-        "winograd: expected kernel 3, stride 1 and padding 1");
+  check(!call.tile || (call.kernel == 3 && call.stride == 1 && call.padding == 1),
+        "tile: expected kernel 3, stride 1 and padding 1, or 0");
   call.activation = activation_of(convolution.activation);
   call.threads = threads_of(threads);
   const Map& y = out.defined() ? call.out : call.tap;
@@ -36,19 +36,19 @@ Conv2d call_of(const TensorView& x, const TensorView& out, const TensorView& tap
 
 }  // namespace
 
-int64_t packed_bytes(DType dtype, bool winograd, int64_t outputs, int64_t channels, int kernel) {
+int64_t packed_bytes(DType dtype, int tile, int64_t outputs, int64_t channels, int kernel) {
   check(outputs > 0 && channels > 0 && kernel > 0, "outputs, channels, kernel: expected positive ones");
-  return kernels().packed_bytes(is_bf16(dtype), winograd, outputs, channels, kernel);
+  return kernels().packed_bytes(is_bf16(dtype), tile, outputs, channels, kernel);
 }
 
-void pack_conv2d(const TensorView& weight, DType dtype, bool winograd, const TensorView& packed) {
+void pack_conv2d(const TensorView& weight, DType dtype, int tile, const TensorView& packed) {
   check(weight.ndim == 4 && weight.shape[2] == weight.shape[3], "weight: expected [outputs, channels, k, k]");
   const int64_t outputs = weight.shape[0], channels = weight.shape[1];
   const int kernel = static_cast<int>(weight.shape[2]);
   const float* values = parameter_of("weight", weight, {outputs, channels, kernel, kernel});
-  check(!winograd || kernel == 3, "winograd: expected a 3×3");
-  void* bytes = bytes_of("packed", packed, packed_bytes(dtype, winograd, outputs, channels, kernel));
-  kernels().pack_conv2d(is_bf16(dtype), winograd, values, outputs, channels, kernel, bytes);
+  check(!tile || kernel == 3, "tile: expected 0 but for a 3×3");
+  void* bytes = bytes_of("packed", packed, packed_bytes(dtype, tile, outputs, channels, kernel));
+  kernels().pack_conv2d(is_bf16(dtype), tile, values, outputs, channels, kernel, bytes);
 }
 
 int64_t conv2d_workspace(const TensorView& x, const TensorView& out_or_tap, const Convolution& convolution,
@@ -63,7 +63,7 @@ void conv2d(const TensorView& x, const TensorView& packed, const Convolution& co
   Conv2d call = call_of(x, out, tap, convolution, threads);
   const Map& y = out.defined() ? call.out : call.tap;
   if (y.n * y.c * y.h * y.w == 0) return;
-  call.packed = bytes_of("packed", packed, packed_bytes(x.dtype, call.winograd, y.c, call.x.c, call.kernel));
+  call.packed = bytes_of("packed", packed, packed_bytes(x.dtype, call.tile, y.c, call.x.c, call.kernel));
   call.bias = parameter_of("bias", bias, {y.c});
   call.tap_scale = parameter_of("tap_scale", tap_scale, {y.c});
   call.tap_shift = parameter_of("tap_shift", tap_shift, {y.c});

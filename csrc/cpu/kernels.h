@@ -25,7 +25,7 @@ struct Conv2d {
   const void* packed;
   const float *bias, *tap_scale, *tap_shift;  // [outputs]
   int kernel, stride, padding;
-  bool winograd;  // a 3×3 of stride 1 and padding 1 alone
+  int tile;      // 4 or 6: by Winograd's algorithm, a 3×3 of stride 1 and padding 1; 0: directly
   bool nearest;   // of up, else bilinear
   Activation activation;
   bool tap_relu;
@@ -115,8 +115,8 @@ struct MultiscaleMean {
 struct Kernels {
   const char* level;
   // of a weight [outputs, channels, kernel, kernel], in bytes
-  int64_t (*packed_bytes)(bool bf16, bool winograd, int64_t outputs, int64_t channels, int kernel);
-  void (*pack_conv2d)(bool bf16, bool winograd, const float* weight, int64_t outputs, int64_t channels, int kernel,
+  int64_t (*packed_bytes)(bool bf16, int tile, int64_t outputs, int64_t channels, int kernel);
+  void (*pack_conv2d)(bool bf16, int tile, const float* weight, int64_t outputs, int64_t channels, int kernel,
                       void* packed);
   int64_t (*conv2d_workspace)(const Conv2d& call);  // in bytes
   void (*conv2d)(const Conv2d& call);

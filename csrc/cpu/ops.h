@@ -12,12 +12,12 @@ namespace cpu {
 
 // A weight [outputs, channels, kernel, kernel] as conv2d reads it at the level in use, in bytes; float in, for maps of
 // `dtype`.
-int64_t packed_bytes(DType dtype, bool winograd, int64_t outputs, int64_t channels, int kernel);
-void pack_conv2d(const TensorView& weight, DType dtype, bool winograd, const TensorView& packed);
+int64_t packed_bytes(DType dtype, int tile, int64_t outputs, int64_t channels, int kernel);
+void pack_conv2d(const TensorView& weight, DType dtype, int tile, const TensorView& packed);
 
 struct Convolution {
   int kernel, stride, padding;
-  bool winograd;           // for kernel 3, stride 1 and padding 1
+  int tile;                // 4 or 6 by Winograd's algorithm, for kernel 3, stride 1 and padding 1; 0 directly
   std::string activation;  // none, relu or relu6
 };
 

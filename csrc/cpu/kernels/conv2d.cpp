@@ -44,16 +44,16 @@ void direct(const Conv2d& call) {
 
 }  // namespace
 
-int64_t packed_bytes(bool bf16, bool winograd, int64_t outputs, int64_t channels, int kernel) {
-  if (winograd) return winograd_packed_bytes(outputs, channels);
+int64_t packed_bytes(bool bf16, int tile, int64_t outputs, int64_t channels, int kernel) {
+  if (tile) return winograd_packed_bytes(tile, outputs, channels);
   return bf16 ? Direct<bfloat16>::packed_bytes(outputs, channels, kernel)
               : Direct<float>::packed_bytes(outputs, channels, kernel);
 }
 
-void pack_conv2d(bool bf16, bool winograd, const float* weight, int64_t outputs, int64_t channels, int kernel,
+void pack_conv2d(bool bf16, int tile, const float* weight, int64_t outputs, int64_t channels, int kernel,
                  void* packed) {
-  if (winograd) {
-    pack_winograd(weight, outputs, channels, packed);
+  if (tile) {
+    pack_winograd(tile, weight, outputs, channels, packed);
   } else if (bf16) {
     Direct<bfloat16>::pack(weight, outputs, channels, kernel, packed);
   } else {
@@ -62,12 +62,12 @@ void pack_conv2d(bool bf16, bool winograd, const float* weight, int64_t outputs,
 }
 
 int64_t conv2d_workspace(const Conv2d& call) {
-  if (call.winograd) return winograd_workspace(call);
+  if (call.tile) return winograd_workspace(call);
   return call.threads * (call.bf16 ? workspace_of_thread<bfloat16>(call) : workspace_of_thread<float>(call));
 }
 
 void conv2d(const Conv2d& call) {
-  if (call.winograd) {
+  if (call.tile) {
     winograd(call);
   } else if (call.bf16) {
     direct<bfloat16>(call);

@@ -1,15 +1,17 @@
-// Y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A over tiles of 4×4 outputs, from 6×6 of the input (Lavin and Gray, CVPR 2016): 36
-// products for 16 outputs instead of 144. The points 0, ±3/4, ±3/2 and ∞ keep the rounding errors at half of those of
-// the usual 0, ±1, ±2 (Barabasz et al., 2018).
+// Y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A over tiles of n×n outputs, from (n+2)×(n+2) of the input (Lavin and Gray, CVPR 2016):
+// 36 products for 16 outputs instead of 144, or 64 for 36 instead of 324.
 //
-// A thread takes a group of tiles through all steps, in its cache:
-//   V [36][tiles][C]   the transformed input
-//   M [36][tiles][block of outputs] = V · U, U [block of outputs][36][C][outputs] being the packed weight
+//   V [points][tiles][C]   the transformed input of a group of tiles
+//   M [points][tiles][block of outputs] = V · U, U [block of outputs][points][C][outputs] being the packed weight
+//
+// A thread takes a group through all steps, in its cache; where a weight is so large that too few tiles fit beside it,
+// all threads transform one large group, and then share its blocks of outputs.
 #include "cpu/kernels/winograd.h"
 
 #include "cpu/kernels/channels.h"
 #include "cpu/kernels/epilogue.h"
 #include "cpu/kernels/gemm.h"
+#include "cpu/kernels/winograd_transform.h"
 #include "cpu/parallel.h"
 
 namespace swiftnet {
@@ -17,89 +19,66 @@ namespace cpu {
 namespace SWIFTNET_CPU_LEVEL {
 namespace {
 
-constexpr int kTile = 4, kPatch = 6, kPoints = kPatch * kPatch;
-constexpr float kA = 0.75f, kB = 1.5f, kA2 = kA * kA, kB2 = kB * kB;
-constexpr int64_t kCacheBytes = 448 * 1024;  // for V
+constexpr int64_t kCacheBytes = 448 * 1024, kSharedBytes = 4096 * 1024;  // for V
+constexpr int64_t kFewTiles = 12, kMostTiles = 48;
 
-int64_t tiles_of_group(int64_t channels) {
-  const int64_t fitting = kCacheBytes / (kPoints * channels * 4) / kPixels * kPixels;
-  return fitting < kPixels ? kPixels : fitting < 48 ? fitting : 48;
+int64_t tiles_within(int64_t bytes, int points, int64_t channels) {
+  const int64_t fitting = bytes / (points * channels * 4) / kPixels * kPixels;
+  return fitting < kPixels ? kPixels : fitting < kMostTiles ? fitting : kMostTiles;
 }
 
 // From one point to the next: a cache line more than the tiles take, so that the points of a tile, which are made
 // together, do not fall on the same places of the cache.
 int64_t point_stride(int64_t tiles, int64_t width) { return tiles * width + 16; }
 
-int64_t group_floats(const Conv2d& call) {
-  const int64_t tiles = tiles_of_group(call.x.c);
-  return kPoints * (point_stride(tiles, call.x.c) + point_stride(tiles, kBlock)) + kPixelsOfNarrow * kBlock;
-}
-
-// d ↦ Bᵀ d
-SWIFTNET_INLINE void transform_input(const Floats (&d)[kPatch], Floats (&v)[kPatch]) {
-  const Floats even_a = d[4] - kB2 * d[2], odd_a = kA * (d[3] - kB2 * d[1]);
-  const Floats even_b = d[4] - kA2 * d[2], odd_b = kB * (d[3] - kA2 * d[1]);
-  v[0] = kA2 * kB2 * d[0] - (kA2 + kB2) * d[2] + d[4];
-  v[1] = even_a + odd_a;
-  v[2] = even_a - odd_a;
-  v[3] = even_b + odd_b;
-  v[4] = even_b - odd_b;
-  v[5] = kA2 * kB2 * d[1] - (kA2 + kB2) * d[3] + d[5];
-}
-
-// m ↦ Aᵀ m
-SWIFTNET_INLINE void transform_output(const Floats (&m)[kPatch], Floats (&y)[kTile]) {
-  const Floats sum_a = m[1] + m[2], difference_a = m[1] - m[2], sum_b = m[3] + m[4], difference_b = m[3] - m[4];
-  y[0] = m[0] + sum_a + sum_b;
-  y[1] = kA * difference_a + kB * difference_b;
-  y[2] = kA2 * sum_a + kB2 * sum_b;
-  y[3] = kA * kA2 * difference_a + kB * kB2 * difference_b + m[5];
-}
-
-// G: row i of point p is (1, p, p²) / Π over the other points q of (p - q).
-void transform_weight(const float* g, double (&u)[kPoints]) {
-  constexpr double kP[5] = {0, kA, -kA, kB, -kB};
-  double G[kPatch][3] = {};
-  for (int i = 0; i < 5; i++) {
-    double product = 1;
-    for (int j = 0; j < 5; j++) product *= i == j ? 1 : kP[i] - kP[j];
-    G[i][0] = 1 / product, G[i][1] = kP[i] / product, G[i][2] = kP[i] * kP[i] / product;
+// How the tiles of a call are grouped, and what the groups take of the workspace, in floats.
+struct Groups {
+  Groups(const Conv2d& call, int points) {
+    const int64_t channels = call.x.c;
+    tiles = tiles_within(kCacheBytes, points, channels);
+    shared = tiles < kFewTiles;
+    if (shared) tiles = tiles_within(kSharedBytes, points, channels);
+    v_stride = point_stride(tiles, channels);
+    v = points * v_stride;
+    m = points * point_stride(tiles, kBlock) + kPixelsOfNarrow * kBlock;
   }
-  G[5][2] = 1;
-  for (int i = 0; i < kPatch; i++)
-    for (int j = 0; j < kPatch; j++) {
-      double sum = 0;
-      for (int a = 0; a < 3; a++)
-        for (int b = 0; b < 3; b++) sum += G[i][a] * g[a * 3 + b] * G[j][b];
-      u[i * kPatch + j] = sum;
-    }
-}
+  int64_t floats(int threads) const { return shared ? v + threads * m : threads * (v + m); }
 
-template <typename T>
+  int64_t tiles, v_stride, v, m;
+  bool shared;
+};
+
+template <typename T, int kTile>
 class Winograd {
+  using Transform = Transforms<kTile>;
+  static constexpr int kPatch = Transform::kPatch, kPoints = Transform::kPoints;
+
  public:
   explicit Winograd(const Conv2d& call)
-      : call_(call),
-        epilogue_(call),
-        channels_(call.x.c),
-        group_(tiles_of_group(call.x.c)),
-        v_stride_(point_stride(group_, channels_)) {
+      : call_(call), epilogue_(call), groups_(call, kPoints), channels_(call.x.c), v_stride_(groups_.v_stride) {
     rows_ = (call.x.h + kTile - 1) / kTile, columns_ = (call.x.w + kTile - 1) / kTile;
     tiles_ = call.x.n * rows_ * columns_;
   }
 
-  int64_t groups() const { return (tiles_ + group_ - 1) / group_; }
-
-  void operator()(int64_t group, float* v) const {
-    const int64_t begin = group * group_, count = tiles_ - begin < group_ ? tiles_ - begin : group_;
-    float* m = v + kPoints * v_stride_;
-    for (int64_t t = 0; t < count; t++) transform_tile(begin + t, v + t * channels_);
-    const float* packed = static_cast<const float*>(call_.packed);
-    for (int64_t first = 0, vectors; first < epilogue_.outputs(); first += vectors * kLanes) {
-      vectors = next_block(epilogue_.outputs() - first);
-      for_vectors(static_cast<int>(vectors),
-                  [&](auto n) { block<decltype(n)::value>(begin, count, first, packed, v, m); });
-      packed += kPoints * channels_ * vectors * kLanes;
+  void run() const {
+    float* workspace = static_cast<float*>(call_.workspace);
+    const int64_t groups = (tiles_ + groups_.tiles - 1) / groups_.tiles;
+    if (!groups_.shared) {
+      parallel_parts(call_.threads, groups, [&](int64_t part, int64_t begin, int64_t end) {
+        float* v = workspace + part * (groups_.v + groups_.m);
+        for (int64_t group = begin; group < end; group++) {
+          transform(group, 0, count_of(group), v);
+          multiply_blocks(group, 0, blocks(), v, v + groups_.v);
+        }
+      });
+      return;
+    }
+    for (int64_t group = 0; group < groups; group++) {
+      parallel_for(call_.threads, count_of(group),
+                   [&](int64_t begin, int64_t end) { transform(group, begin, end, workspace); });
+      parallel_parts(call_.threads, blocks(), [&](int64_t part, int64_t begin, int64_t end) {
+        multiply_blocks(group, begin, end, workspace, workspace + groups_.v + part * groups_.m);
+      });
     }
   }
 
@@ -110,6 +89,27 @@ class Winograd {
 
   Place place(int64_t tile) const {
     return {tile / columns_ / rows_, tile / columns_ % rows_ * kTile, tile % columns_ * kTile};
+  }
+  int64_t count_of(int64_t group) const {
+    const int64_t left = tiles_ - group * groups_.tiles;
+    return left < groups_.tiles ? left : groups_.tiles;
+  }
+  int64_t blocks() const { return (epilogue_.outputs() + kBlock - 1) / kBlock; }
+
+  void transform(int64_t group, int64_t begin, int64_t end, float* v) const {
+    for (int64_t t = begin; t < end; t++) transform_tile(group * groups_.tiles + t, v + t * channels_);
+  }
+
+  void multiply_blocks(int64_t group, int64_t begin, int64_t end, const float* v, float* m) const {
+    int64_t first = 0;
+    for (int64_t block = 0, vectors; block < end; block++, first += vectors * kLanes) {
+      vectors = next_block(epilogue_.outputs() - first);
+      if (block < begin) continue;
+      const float* packed = static_cast<const float*>(call_.packed) + kPoints * channels_ * first;
+      for_vectors(static_cast<int>(vectors), [&](auto n) {
+        multiply_block<decltype(n)::value>(group * groups_.tiles, count_of(group), first, packed, v, m);
+      });
+    }
   }
 
   // One tile of V: v points to its first channel at the first point.
@@ -138,26 +138,29 @@ class Winograd {
   SWIFTNET_INLINE void transform_channels(const Read& read, const T* const (&d)[kPatch][kPatch], float* v,
                                           Part part) const {
     Floats rows[kPatch][kPatch];  // of Bᵀ d, by columns
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int j = 0; j < kPatch; j++) {
-      const Floats column[kPatch] = {read(d[0][j]), read(d[1][j]), read(d[2][j]),
-                                     read(d[3][j]), read(d[4][j]), read(d[5][j])};
-      transform_input(column, rows[j]);
+      Floats column[kPatch];
+#pragma GCC unroll 8
+      for (int i = 0; i < kPatch; i++) column[i] = read(d[i][j]);
+      Transform::input(column, rows[j]);
     }
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int i = 0; i < kPatch; i++) {
-      const Floats row[kPatch] = {rows[0][i], rows[1][i], rows[2][i], rows[3][i], rows[4][i], rows[5][i]};
-      Floats transformed[kPatch];
-      transform_input(row, transformed);
-#pragma GCC unroll 6
+      Floats row[kPatch], transformed[kPatch];
+#pragma GCC unroll 8
+      for (int j = 0; j < kPatch; j++) row[j] = rows[j][i];
+      Transform::input(row, transformed);
+#pragma GCC unroll 8
       for (int j = 0; j < kPatch; j++) store(v + (i * kPatch + j) * v_stride_, transformed[j], part);
     }
   }
 
   template <int N>
-  void block(int64_t begin, int64_t count, int64_t first, const float* packed, const float* v, float* m) const {
+  void multiply_block(int64_t begin, int64_t count, int64_t first, const float* packed, const float* v,
+                      float* m) const {
     constexpr int M = pixels_at_once(N), kWidth = N * kLanes;
-    const int64_t m_stride = point_stride(group_, kWidth);
+    const int64_t m_stride = point_stride(groups_.tiles, kWidth);
     for (int point = 0; point < kPoints; point++) {
       const float* rows = v + point * v_stride_;
       for (int64_t t = 0; t < count; t += M) {
@@ -183,22 +186,22 @@ class Winograd {
       for (int j = 0; j < width; j++) corners[i][j] = epilogue_.corners(at.n, at.y + i, at.x + j);
     for (int n = 0; n < N; n++) {
       Floats columns[kTile][kPatch];  // of Aᵀ M
-#pragma GCC unroll 6
+#pragma GCC unroll 8
       for (int j = 0; j < kPatch; j++) {
         Floats column[kPatch], y[kTile];
-#pragma GCC unroll 6
+#pragma GCC unroll 8
         for (int i = 0; i < kPatch; i++)
-          column[i] = load(m + (i * kPatch + j) * point_stride(group_, N * kLanes) + n * kLanes);
-        transform_output(column, y);
-#pragma GCC unroll 4
+          column[i] = load(m + (i * kPatch + j) * point_stride(groups_.tiles, N * kLanes) + n * kLanes);
+        Transform::output(column, y);
+#pragma GCC unroll 8
         for (int i = 0; i < kTile; i++) columns[i][j] = y[i];
       }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int i = 0; i < kTile; i++) {
         if (i >= height) break;
         Floats y[kTile];
-        transform_output(columns[i], y);
-#pragma GCC unroll 4
+        Transform::output(columns[i], y);
+#pragma GCC unroll 8
         for (int j = 0; j < kTile; j++) {
           if (j >= width) break;
           epilogue_.template write<1>({y[j]}, corner + i * call_.x.w + j, corners[i][j], first + n * kLanes);
@@ -209,33 +212,20 @@ class Winograd {
 
   const Conv2d call_;
   const Epilogue<T> epilogue_;
-  const int64_t channels_, group_, v_stride_;
+  const Groups groups_;
+  const int64_t channels_, v_stride_;
   int64_t rows_, columns_, tiles_;
 };
 
-template <typename T>
-void run(const Conv2d& call) {
-  const Winograd<T> convolution(call);
-  parallel_parts(call.threads, convolution.groups(), [&](int64_t part, int64_t begin, int64_t end) {
-    float* v = static_cast<float*>(call.workspace) + part * group_floats(call);
-    for (int64_t group = begin; group < end; group++) convolution(group, v);
-  });
-}
-
-}  // namespace
-
-int64_t winograd_packed_bytes(int64_t outputs, int64_t channels) {
-  return round_up(outputs, kLanes) * channels * kPoints * sizeof(float);
-}
-
-void pack_winograd(const float* weight, int64_t outputs, int64_t channels, void* packed) {
-  float* to = static_cast<float*>(packed);
+template <int kTile>
+void pack(const float* weight, int64_t outputs, int64_t channels, float* to) {
+  constexpr int kPoints = Transforms<kTile>::kPoints;
   for (int64_t first = 0, width; first < outputs; first += width) {
     width = next_block(outputs - first) * kLanes;
     for (int64_t c = 0; c < channels; c++)
       for (int64_t i = 0; i < width; i++) {
         double u[kPoints] = {};
-        if (first + i < outputs) transform_weight(weight + ((first + i) * channels + c) * 9, u);
+        if (first + i < outputs) Transforms<kTile>::weight(weight + ((first + i) * channels + c) * 9, u);
         for (int point = 0; point < kPoints; point++)
           to[(point * channels + c) * width + i] = static_cast<float>(u[point]);
       }
@@ -243,7 +233,34 @@ void pack_winograd(const float* weight, int64_t outputs, int64_t channels, void*
   }
 }
 
-int64_t winograd_workspace(const Conv2d& call) { return call.threads * group_floats(call) * sizeof(float); }
+template <typename T>
+void run(const Conv2d& call) {
+  if (call.tile == 4) {
+    Winograd<T, 4>(call).run();
+  } else {
+    Winograd<T, 6>(call).run();
+  }
+}
+
+int points_of(int tile) { return (tile + 2) * (tile + 2); }
+
+}  // namespace
+
+int64_t winograd_packed_bytes(int tile, int64_t outputs, int64_t channels) {
+  return round_up(outputs, kLanes) * channels * points_of(tile) * sizeof(float);
+}
+
+void pack_winograd(int tile, const float* weight, int64_t outputs, int64_t channels, void* packed) {
+  if (tile == 4) {
+    pack<4>(weight, outputs, channels, static_cast<float*>(packed));
+  } else {
+    pack<6>(weight, outputs, channels, static_cast<float*>(packed));
+  }
+}
+
+int64_t winograd_workspace(const Conv2d& call) {
+  return Groups(call, points_of(call.tile)).floats(call.threads) * sizeof(float);
+}
 
 void winograd(const Conv2d& call) {
   if (call.bf16) {
