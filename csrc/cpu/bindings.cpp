@@ -94,8 +94,8 @@ void define_cpu(py::module_& module) {
            bool nearest, const TensorView& out, const TensorView& tap, const TensorView& tap_scale,
            const TensorView& tap_shift, bool tap_relu, const TensorView& workspace, int threads) {
           const py::gil_scoped_release unlocked;
-          conv2d(x, packed, Convolution{kernel, stride, padding, tile, activation}, bias, residual, up, nearest,
-                 out, tap, tap_scale, tap_shift, tap_relu, workspace, threads);
+          conv2d(x, packed, Convolution{kernel, stride, padding, tile, activation}, bias, residual, up, nearest, out,
+                 tap, tap_scale, tap_shift, tap_relu, workspace, threads);
         });
   define_maps(m);
   define_pyramid_pool(m);

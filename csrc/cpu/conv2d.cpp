@@ -23,6 +23,7 @@ Conv2d call_of(const TensorView& x, const TensorView& out, const TensorView& tap
   check(!call.bf16 || call.x.c % 2 == 0, "x: expected an even number of channels in bfloat16");
   call.tile = convolution.tile;
   check(call.x.c > 0, "x: expected at least one channel");
+  check(call.tile == 0 || call.tile == 4 || call.tile == 6, "tile: expected 0, 4 or 6");
   check(!call.tile || (call.kernel == 3 && call.stride == 1 && call.padding == 1),
         "tile: expected kernel 3, stride 1 and padding 1, or 0");
   call.activation = activation_of(convolution.activation);
@@ -38,6 +39,7 @@ Conv2d call_of(const TensorView& x, const TensorView& out, const TensorView& tap
 
 int64_t packed_bytes(DType dtype, int tile, int64_t outputs, int64_t channels, int kernel) {
   check(outputs > 0 && channels > 0 && kernel > 0, "outputs, channels, kernel: expected positive ones");
+  check(tile == 0 || ((tile == 4 || tile == 6) && kernel == 3), "tile: expected 0, or 4 or 6 for a 3×3");
   return kernels().packed_bytes(is_bf16(dtype), tile, outputs, channels, kernel);
 }
 
@@ -46,7 +48,6 @@ void pack_conv2d(const TensorView& weight, DType dtype, int tile, const TensorVi
   const int64_t outputs = weight.shape[0], channels = weight.shape[1];
   const int kernel = static_cast<int>(weight.shape[2]);
   const float* values = parameter_of("weight", weight, {outputs, channels, kernel, kernel});
-  check(!tile || kernel == 3, "tile: expected 0 but for a 3×3");
   void* bytes = bytes_of("packed", packed, packed_bytes(dtype, tile, outputs, channels, kernel));
   kernels().pack_conv2d(is_bf16(dtype), tile, values, outputs, channels, kernel, bytes);
 }

@@ -26,7 +26,7 @@ struct Conv2d {
   const float *bias, *tap_scale, *tap_shift;  // [outputs]
   int kernel, stride, padding;
   int tile;      // 4 or 6: by Winograd's algorithm, a 3×3 of stride 1 and padding 1; 0: directly
-  bool nearest;   // of up, else bilinear
+  bool nearest;  // of up, else bilinear
   Activation activation;
   bool tap_relu;
   void* workspace;  // conv2d_workspace bytes, aligned to 64

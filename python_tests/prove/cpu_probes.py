@@ -49,18 +49,18 @@ def upsample_add(dtype):
     return t, lambda: cpu.upsample_add(t["x"], t["skip"], t["scale"], t["shift"], True, False, t["out"], 1)
 
 
-def convolution(dtype, winograd):
+def convolution(dtype, tile):
     name = str(dtype).replace("torch.", "")
-    how = 3, 1, 1, winograd
+    how = 3, 1, 1, tile
     t = dict(x=channels_last(dtype), weight=torch.zeros(OUTPUTS, CHANNELS, 3, 3))
     t.update((name, channels_last(dtype, OUTPUTS)) for name in ("residual", "out", "tap"))
     t.update((name, torch.zeros(OUTPUTS)) for name in ("bias", "tap_scale", "tap_shift"))
     t.update(up=channels_last(dtype, OUTPUTS, 3, 4))
-    t["packed"] = torch.zeros(cpu.packed_bytes(name, winograd, OUTPUTS, CHANNELS, 3), dtype=torch.uint8)
+    t["packed"] = torch.zeros(cpu.packed_bytes(name, tile, OUTPUTS, CHANNELS, 3), dtype=torch.uint8)
     t["workspace"] = torch.zeros(cpu.conv2d_workspace(t["x"], t["out"], *how, 1), dtype=torch.uint8)
 
     def run():
-        cpu.pack_conv2d(t["weight"], name, winograd, t["packed"])
+        cpu.pack_conv2d(t["weight"], name, tile, t["packed"])
         vectors = t["tap_scale"], t["tap_shift"]
         added = t["bias"], t["residual"], t["up"]
         cpu.conv2d(
@@ -71,11 +71,15 @@ def convolution(dtype, winograd):
 
 
 def conv2d(dtype):
-    return convolution(dtype, False)
+    return convolution(dtype, 0)
 
 
-def winograd(dtype):
-    return convolution(dtype, True)
+def winograd4(dtype):
+    return convolution(dtype, 4)
+
+
+def winograd6(dtype):
+    return convolution(dtype, 6)
 
 
 def spatial_pyramid_pool(dtype):
@@ -98,7 +102,8 @@ def multiscale_mean(dtype):
 
 
 KERNELS = [
-    image_to_map, max_pool3x3, depthwise3x3, resize, upsample_add, conv2d, winograd, spatial_pyramid_pool, multiscale_mean
+    image_to_map, max_pool3x3, depthwise3x3, resize, upsample_add, conv2d, winograd4, winograd6, spatial_pyramid_pool,
+    multiscale_mean
 ]  # fmt: skip
 
 

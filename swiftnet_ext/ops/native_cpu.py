@@ -17,6 +17,7 @@ from .registration import in_layout_of, is_channels_last
 
 # below these Winograd's transforms take longer than the products that they save
 MIN_WINOGRAD_CHANNELS = MIN_WINOGRAD_OUTPUTS = 16
+TILE = 4  # outputs a side of Winograd's; 0: directly
 
 
 def kernels_for(first: Tensor, any_layout: bool = False, limit: str = "") -> Optional[Any]:
@@ -71,16 +72,16 @@ def winograd_pays(kernels: Any, weight: Tensor) -> bool:
     return weight.shape[0] >= MIN_WINOGRAD_OUTPUTS and weight.shape[1] >= MIN_WINOGRAD_CHANNELS
 
 
-def _packed(op: str, kernels: Any, weight: Tensor, winograd: bool) -> Tensor:
+def _packed(op: str, kernels: Any, weight: Tensor, tile: int) -> Tensor:
     dtype = str(weight.dtype).replace("torch.", "")
-    key = "cpu {} {} {}".format(kernels.level(), dtype, "winograd" if winograd else "direct")
+    key = "cpu {} {} {}".format(kernels.level(), dtype, tile)
     found = packed.find(weight, key)
     if found is not None:
         return found
     whole = _even(weight.detach()).float().contiguous()
     outputs, channels, kernel, _ = whole.shape
-    made = _bytes(op, kernels.packed_bytes(dtype, winograd, outputs, channels, kernel))
-    kernels.pack_conv2d(whole, dtype, winograd, made)
+    made = _bytes(op, kernels.packed_bytes(dtype, tile, outputs, channels, kernel))
+    kernels.pack_conv2d(whole, dtype, tile, made)
     packed.keep(weight, key, made)
     return made
 
@@ -111,18 +112,18 @@ def _convolve(
     parameters = _parameter(bias), residual, up, mode == "nearest"
     tapped = outputs[-1] if tap else None, _parameter(scale), _parameter(shift), tap_relu
 
-    def run(by_winograd: bool) -> None:
-        how = kernel, 1, kernel // 2, by_winograd
-        weights = _packed(op, kernels, weight, by_winograd)
+    def run(tile: int) -> None:
+        how = kernel, 1, kernel // 2, tile
+        weights = _packed(op, kernels, weight, tile)
         workspace = _bytes(op, kernels.conv2d_workspace(x, outputs[0], *how, threads))
         activation = "relu" if relu else "none"
         kernels.conv2d(
             x, weights, *how, activation, *parameters, outputs[0] if out else None, *tapped, workspace, threads
         )
 
-    run(winograd)
+    run(TILE if winograd else 0)
     if winograd and not _is_finite(outputs[-1]):
-        run(False)
+        run(0)
     return outputs
 
 

@@ -28,7 +28,7 @@ class Ways:
 
     def __init__(self, kernels: Any, plan: Plan, dtype: torch.dtype) -> None:
         self.kernels, self.plan, self.dtype, self.onednn = kernels, plan, dtype, has_onednn()
-        self.packed: Dict[Tuple[int, str], Any] = {}
+        self.packed: Dict[Tuple[Any, ...], Any] = {}  # by step and way
 
     def of(self, i: int, views: Views, threads: int) -> Dict[str, Way]:
         """The ways of a step by name; the first is the rule's."""
@@ -45,7 +45,7 @@ class Ways:
     def forget_unused(self, chosen: Sequence[Sequence[Any]]) -> None:
         """Drops weights packed for ways that no kept size uses."""
         used = {(i, choice.name) for choices in chosen for i, choice in enumerate(choices)}
-        self.packed = {key: weight for key, weight in self.packed.items() if key in used}
+        self.packed = {key: weight for key, weight in self.packed.items() if key[:2] in used}
 
     def _resize(self, step: Resize, x: Tensor, out: Tensor, threads: int) -> Dict[str, Way]:
         if step.kind == "bilinear":
@@ -79,8 +79,10 @@ class Ways:
         elif self.dtype == torch.float32 or views[step.x].shape[1] % 2 == 0:
             kernel, stride, padding = step.weight.shape[2], step.stride, step.padding
             if (kernel, stride, padding) == (3, 1, 1):
-                found[WINOGRAD] = self._native(i, step, views, True, threads)
-            found[DIRECT] = self._native(i, step, views, False, threads)
+                found[WINOGRAD] = self._native(
+                    i, step, views, winograd_tile(self.dtype, *views[step.x].shape[2:]), threads
+                )
+            found[DIRECT] = self._native(i, step, views, 0, threads)
             if self.dtype == torch.bfloat16 and self.kernels.level() == "amx":
                 found = dict(reversed(list(found.items())))
         if self.onednn and (step.output != LOGITS or self.dtype == torch.float32 or not found):
@@ -97,18 +99,18 @@ class Ways:
             dense[rows, g * c : (g + 1) * c] = step.weight[rows]
         return dense
 
-    def _native(self, i: int, step: Convolution, views: Views, winograd: bool, threads: int) -> Way:
+    def _native(self, i: int, step: Convolution, views: Views, tile: int, threads: int) -> Way:
         name = str(self.dtype).replace("torch.", "")
-        key = i, WINOGRAD if winograd else DIRECT
+        key = i, WINOGRAD if tile else DIRECT, tile
         x = views[step.x]
         kernel = step.weight.shape[2]
 
         def packed() -> Tensor:
             if key not in self.packed:
                 weight = self._dense_weight(step, x.shape[1])
-                count = self.kernels.packed_bytes(name, winograd, weight.shape[0], weight.shape[1], kernel)
+                count = self.kernels.packed_bytes(name, tile, weight.shape[0], weight.shape[1], kernel)
                 block = aligned_bytes(count)
-                self.kernels.pack_conv2d(weight, name, winograd, block)
+                self.kernels.pack_conv2d(weight, name, tile, block)
                 self.packed[key] = block
             return self.packed[key]
 
@@ -116,12 +118,12 @@ class Ways:
         residual, up = _optional(views, step.residual), _optional(views, step.up)
         scale, shift, relu = (step.tap.scale, step.tap.shift, step.tap.relu) if step.tap else (None, None, False)
         need = self.kernels.conv2d_workspace(
-            x, tap if out is None else out, kernel, step.stride, step.padding, winograd, threads
+            x, tap if out is None else out, kernel, step.stride, step.padding, tile, threads
         )
 
         def prepare(workspace: Tensor) -> Call:
             return partial(
-                self.kernels.conv2d, x, packed(), kernel, step.stride, step.padding, winograd, step.activation,
+                self.kernels.conv2d, x, packed(), kernel, step.stride, step.padding, tile, step.activation,
                 step.bias, residual, up, step.mode == "nearest", out, tap, scale, shift, relu, workspace, threads,
             )  # fmt: skip
 
@@ -171,6 +173,13 @@ class Ways:
                 views[value].copy_(values[value])
 
         return _fixed(call)
+
+
+def winograd_tile(dtype: torch.dtype, height: int, width: int) -> int:
+    """How many outputs a side Winograd's tiles have on a map: 6 in bfloat16 where that takes no more products than 4, which
+    float32 always has, as 6 rounds four times as much."""
+    products = {tile: -(-height // tile) * -(-width // tile) * (tile + 2) ** 2 for tile in (4, 6)}
+    return 6 if dtype == torch.bfloat16 and products[6] <= products[4] else 4
 
 
 def _optional(views: Views, name: Optional[str]) -> Optional[Tensor]:

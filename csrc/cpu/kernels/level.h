@@ -7,8 +7,7 @@ namespace cpu {
 namespace SWIFTNET_CPU_LEVEL {
 
 int64_t packed_bytes(bool bf16, int tile, int64_t outputs, int64_t channels, int kernel);
-void pack_conv2d(bool bf16, int tile, const float* weight, int64_t outputs, int64_t channels, int kernel,
-                 void* packed);
+void pack_conv2d(bool bf16, int tile, const float* weight, int64_t outputs, int64_t channels, int kernel, void* packed);
 int64_t conv2d_workspace(const Conv2d& call);
 void conv2d(const Conv2d& call);
 void image_to_map(const ImageToMap& call);

@@ -108,7 +108,6 @@ struct Transforms {
         u[i * kPatch + j] = sum;
       }
   }
-
 };
 
 }  // namespace

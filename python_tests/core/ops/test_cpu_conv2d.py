@@ -27,8 +27,19 @@ SHAPES = [
     (2, 35, 3, 1, 5, 1, 1),
     (1, 3, 7, 5, 1, 7, 2),
     (1, 70, 19, 23, 27, 3, 1),  # Winograd's tiles fill a group, which is no multiple of those multiplied at once
+    (
+        1,
+        280,
+        20,
+        50,
+        48,
+        3,
+        1,
+    ),  # Winograd's groups are shared by the threads: several groups, several blocks of outputs
+    (2, 280, 150, 7, 9, 3, 1),
 ]
 DTYPES = [torch.float32, torch.bfloat16]
+TILES = [0, 4, 6]  # 0: directly, else by Winograd's algorithm
 EPSILON = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}  # of rounding once, relative
 
 
@@ -55,10 +66,10 @@ def random_map(generator, *shape, dtype):
 class Call:
     """One convolution, its inputs random, its outputs poisoned."""
 
-    def __init__(self, shape, dtype, winograd, float_out=False):
+    def __init__(self, shape, dtype, tile, float_out=False):
         batch, channels, outputs, height, width, self.kernel, self.stride = shape
         generator = torch.Generator().manual_seed(sum(shape))
-        self.winograd, self.dtype, self.padding = winograd, dtype, self.kernel // 2
+        self.tile, self.dtype, self.padding = tile, dtype, self.kernel // 2
         size = [(n + 2 * self.padding - self.kernel) // self.stride + 1 for n in (height, width)]
         self.x = random_map(generator, batch, channels, height, width, dtype=dtype)
         self.weight = torch.randn(outputs, channels, self.kernel, self.kernel, generator=generator)
@@ -71,11 +82,11 @@ class Call:
     def run(self, cpu, activation="none", bias=False, residual=False, up=None, out=True, tap=False, threads=2):
         name = str(self.dtype).replace("torch.", "")
         outputs, channels = self.weight.shape[:2]
-        packed = aligned(cpu.packed_bytes(name, self.winograd, outputs, channels, self.kernel))
-        cpu.pack_conv2d(self.weight, name, self.winograd, packed)
+        packed = aligned(cpu.packed_bytes(name, self.tile, outputs, channels, self.kernel))
+        cpu.pack_conv2d(self.weight, name, self.tile, packed)
         y = torch.empty_like(self.residual, dtype=self.out_dtype).fill_(float("nan"))
         of_tap = torch.empty_like(self.residual).fill_(float("nan")) if tap else None
-        convolution = self.kernel, self.stride, self.padding, self.winograd
+        convolution = self.kernel, self.stride, self.padding, self.tile
         workspace = aligned(cpu.conv2d_workspace(self.x, y, *convolution, threads)).fill_(255)  # NaNs
         cpu.conv2d(
             self.x,
@@ -119,19 +130,19 @@ class Call:
         x, weight = self.x.double() ** 2, self.weight.double() ** 2
         root = F.conv2d(x, weight, None, self.stride, self.padding).sqrt()
         of_sum = 6 * self.weight[0].numel() ** 0.5 * EPSILON[torch.float32] * root
-        if self.winograd:
-            of_sum = of_sum * amplification()
+        if self.tile:
+            of_sum = of_sum * amplification(self.tile)
         elif self.dtype is torch.bfloat16:
             of_sum = of_sum + 4 * EPSILON[torch.bfloat16] * root
         added = self.bias.double().abs().view(1, -1, 1, 1) + self.residual.double().abs() + self.up.double().abs().max()
         return of_sum + 8 * EPSILON[torch.float32] * added, EPSILON[dtype]
 
 
-def amplification():
-    """By how much F(4×4, 3×3) enlarges rounding errors of random data, root mean square: per dimension, for output o,
+def amplification(tile):
+    """By how much F(tile×tile, 3×3) enlarges rounding errors of random data, root mean square: per dimension, for output o,
     √(Σ over points i of A[i, o]²·|B[i]|²·|G[i]|² / 3); its matrices are made from the points."""
-    points = [0, 0.75, -0.75, 1.5, -1.5]
-    a = torch.tensor([[p**o for p in points] + [float(o == 3)] for o in range(4)], dtype=torch.float64)
+    points = [0, 0.75, -0.75, 1.5, -1.5] if tile == 4 else [0, 1, -1, 2, -2, 0.5, -0.5]
+    a = torch.tensor([[p**o for p in points] + [float(o == tile - 1)] for o in range(tile)], dtype=torch.float64)
     b, g = [], []
     for p in points:
         others = [q for q in points if q != p]
@@ -184,20 +195,20 @@ OPTIONS = [
 @pytest.mark.parametrize("options", OPTIONS, ids=["plain", "residual", "up", "nearest", "tap alone"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_against_float64(cpu, shape, options):
-    for dtype, winograd in itertools.product(DTYPES, [False, True]):
-        if (not winograd or shape[5:] == (3, 1)) and (dtype is torch.float32 or shape[1] % 2 == 0):
-            check(Call(shape, dtype, winograd), cpu, **options)
+    for dtype, tile in itertools.product(DTYPES, TILES):
+        if (not tile or shape[5:] == (3, 1)) and (dtype is torch.float32 or shape[1] % 2 == 0):
+            check(Call(shape, dtype, tile), cpu, **options)
 
 
 def test_float_result_of_bfloat16(cpu):
-    y, _ = check(Call((1, 32, 19, 5, 7, 1, 1), torch.bfloat16, False, float_out=True), cpu, bias=True)
+    y, _ = check(Call((1, 32, 19, 5, 7, 1, 1), torch.bfloat16, 0, float_out=True), cpu, bias=True)
     assert y.dtype is torch.float32
 
 
-@pytest.mark.parametrize("winograd", [False, True])
+@pytest.mark.parametrize("tile", TILES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_threads_do_not_change_a_bit(cpu, dtype, winograd):
-    call = Call((2, 64, 64, 33, 30, 3, 1), dtype, winograd)
+def test_threads_do_not_change_a_bit(cpu, dtype, tile):
+    call = Call((2, 64, 64, 33, 30, 3, 1), dtype, tile)
     options = dict(bias=True, residual=True, tap="relu")
     y, tap = call.run(cpu, threads=1, **options)
     for threads in (2, 3, 7):
@@ -205,37 +216,37 @@ def test_threads_do_not_change_a_bit(cpu, dtype, winograd):
         assert torch.equal(y, again) and torch.equal(tap, tap_again)
 
 
-@pytest.mark.parametrize("winograd", [False, True])
-def test_nan_and_relu(cpu, winograd):
+@pytest.mark.parametrize("tile", TILES)
+def test_nan_and_relu(cpu, tile):
     """NaN passes a ReLU, and reaches the windows that see it."""
-    call = Call((1, 8, 16, 12, 12, 3, 1), torch.float32, winograd)
-    call.x[0, 0, 6, 6] = float("nan")
+    call = Call((1, 8, 16, 18, 18, 3, 1), torch.float32, tile)
+    call.x[0, 0, 9, 9] = float("nan")
     y, _ = call.run(cpu, activation="relu")
-    assert y[0, :, 5:8, 5:8].isnan().all()
-    assert not y[0, :, :3, :3].isnan().any()
+    assert y[0, :, 8:11, 8:11].isnan().all()
+    assert not y[0, :, :6, :6].isnan().any()
 
 
 def test_misuse(cpu):
-    call = Call((1, 6, 16, 5, 5, 3, 1), torch.float32, False)
+    call = Call((1, 6, 16, 5, 5, 3, 1), torch.float32, 0)
     name, packed = "float32", aligned(1 << 16)
     with pytest.raises(ValueError, match="packed: expected at least"):
-        cpu.pack_conv2d(call.weight, name, False, packed[:64])
+        cpu.pack_conv2d(call.weight, name, 0, packed[:64])
     with pytest.raises(ValueError, match="channels_last"):
-        cpu.conv2d_workspace(call.x.contiguous(), call.residual, 3, 1, 1, False, 1)
+        cpu.conv2d_workspace(call.x.contiguous(), call.residual, 3, 1, 1, 0, 1)
     with pytest.raises(ValueError, match="out: expected shape"):
-        cpu.conv2d_workspace(call.x, call.residual, 3, 2, 1, False, 1)
-    with pytest.raises(ValueError, match="winograd: expected kernel 3, stride 1"):
-        cpu.conv2d_workspace(call.x, random_map(torch.Generator(), 1, 16, 3, 3, dtype=torch.float32), 3, 2, 1, True, 1)
-    odd = Call((1, 5, 16, 5, 5, 3, 1), torch.bfloat16, False)
+        cpu.conv2d_workspace(call.x, call.residual, 3, 2, 1, 0, 1)
+    with pytest.raises(ValueError, match="tile: expected kernel 3, stride 1"):
+        cpu.conv2d_workspace(call.x, random_map(torch.Generator(), 1, 16, 3, 3, dtype=torch.float32), 3, 2, 1, 4, 1)
+    odd = Call((1, 5, 16, 5, 5, 3, 1), torch.bfloat16, 0)
     with pytest.raises(ValueError, match="even number of channels"):
-        cpu.conv2d_workspace(odd.x, odd.residual, 3, 1, 1, False, 1)
+        cpu.conv2d_workspace(odd.x, odd.residual, 3, 1, 1, 0, 1)
     with pytest.raises(ValueError, match="level: expected one of"):
         cpu.use_level("sse9")
 
 
 def test_empty_maps_are_not_absent(cpu):
     """One without elements has no address, and is still of the wrong size; a map without channels is refused."""
-    call = Call((1, 8, 8, 4, 5, 3, 1), torch.float32, False)
+    call = Call((1, 8, 8, 4, 5, 3, 1), torch.float32, 0)
     call.residual = random_map(torch.Generator(), 0, 8, 4, 5, dtype=torch.float32)
     y = torch.empty(1, 8, 4, 5).contiguous(memory_format=torch.channels_last)
     packed = aligned(cpu.packed_bytes("float32", False, 8, 8, 3))
