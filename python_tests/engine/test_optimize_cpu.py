@@ -125,7 +125,7 @@ def test_weights_of_ways_that_lost_are_dropped(monkeypatch, tmp_path):
     run = CpuRun(fold(network("swiftnet_rn18", channels=32)), torch.float32)
     run.logits(as_floats(pictures((32, 48))))
     chosen = {(i, choice.name) for i, choice in enumerate(run.latest)}
-    assert set(run.ways.packed) <= chosen
+    assert {key[:2] for key in run.ways.packed} <= chosen
 
 
 PROGRAM = """
