@@ -14,6 +14,7 @@ from swiftnet_ext.optimize.fold import fold
 from swiftnet_ext.optimize.plan import LOGITS
 from swiftnet_ext.optimize.run_cpu import SIZES, CpuRun, why_not
 from swiftnet_ext.optimize.run_torch import TorchRun
+from swiftnet_ext.optimize.ways import winograd_tile
 
 from .test_optimize import NETWORKS, as_floats, network, pictures, relative, titled
 
@@ -53,6 +54,19 @@ def test_every_way_in_bfloat16(case, way):
         expected = model.logits(images)
         error, of_pytorch = (relative(r.logits(images), expected) for r in (run, plain))
     assert error <= max(0.02, 2 * of_pytorch)
+
+
+@pytest.mark.parametrize(
+    "dtype, size, tile",
+    [
+        (torch.bfloat16, (128, 256), 6),
+        (torch.bfloat16, (16, 32), 6),  # 18 tiles of 64 products for 32 of 36
+        (torch.bfloat16, (8, 8), 4),  # 4 of 64 for 4 of 36
+        (torch.float32, (128, 256), 4),
+    ],
+)
+def test_winograds_tile(dtype, size, tile):
+    assert winograd_tile(dtype, *size) == tile
 
 
 def test_bytes_and_floats_give_the_same():
