@@ -73,6 +73,10 @@ def _child(root, out):
     return process
 
 
+def _ended(process):
+    return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
 def kill_at_random(root, work, kills, seed):
     """Kills runs at random moments; after each kill the newest checkpoint must load. Every finished run must equal the
     uninterrupted one. Prints a JSON line of what happened."""
@@ -88,8 +92,14 @@ def kill_at_random(root, work, kills, seed):
     outcome = {"kills": 0, "loaded": 0, "finished": 0, "equal": 0, "left over": 0}
     while outcome["kills"] < kills:
         out = work / f"run{outcome['finished']}"
+        before = newest(out / "checkpoints")
         process = _child(root, out)
-        time.sleep(rng.uniform(0, whole))
+        if outcome["kills"] % 2:  # soon after it got on, however slow the machine is by now
+            while newest(out / "checkpoints") == before and not _ended(process):
+                time.sleep(1e-3)
+            time.sleep(rng.uniform(0, whole / 9))
+        else:
+            time.sleep(rng.uniform(0, whole))
         os.kill(process, signal.SIGKILL)
         _, status = os.waitpid(process, 0)
         path = newest(out / "checkpoints")
@@ -99,7 +109,8 @@ def kill_at_random(root, work, kills, seed):
             outcome["loaded"] += state is not None
         else:
             assert status == 0, "a run failed by itself"
-        if state is not None and state["progress"]["epoch"] == 3:  # done, or killed while finishing
+        done = state is not None and state["progress"]["epoch"] == 3  # or killed while finishing
+        if done or outcome["kills"] == kills:  # the last is let go on, so that one ends however slow the machine is
             _, status = os.waitpid(_child(root, out), 0)
             assert status == 0
             outcome["finished"] += 1
