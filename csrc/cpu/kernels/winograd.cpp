@@ -184,8 +184,8 @@ class Winograd {
     Corners<T> corners[kTile][kTile];
     for (int i = 0; epilogue_.resizes() && i < height; i++)
       for (int j = 0; j < width; j++) corners[i][j] = epilogue_.corners(at.n, at.y + i, at.x + j);
+    Floats columns[kTile][N][kPatch];  // of Aᵀ M
     for (int n = 0; n < N; n++) {
-      Floats columns[kTile][kPatch];  // of Aᵀ M
 #pragma GCC unroll 8
       for (int j = 0; j < kPatch; j++) {
         Floats column[kPatch], y[kTile];
@@ -194,18 +194,20 @@ class Winograd {
           column[i] = load(m + (i * kPatch + j) * point_stride(groups_.tiles, N * kLanes) + n * kLanes);
         Transform::output(column, y);
 #pragma GCC unroll 8
-        for (int i = 0; i < kTile; i++) columns[i][j] = y[i];
+        for (int i = 0; i < kTile; i++) columns[i][n][j] = y[i];
       }
+    }
+    for (int i = 0; i < height; i++) {
+      Floats y[N][kTile];
 #pragma GCC unroll 8
-      for (int i = 0; i < kTile; i++) {
-        if (i >= height) break;
-        Floats y[kTile];
-        Transform::output(columns[i], y);
+      for (int n = 0; n < N; n++) Transform::output(columns[i][n], y[n]);
 #pragma GCC unroll 8
-        for (int j = 0; j < kTile; j++) {
-          if (j >= width) break;
-          epilogue_.template write<1>({y[j]}, corner + i * call_.x.w + j, corners[i][j], first + n * kLanes);
-        }
+      for (int j = 0; j < kTile; j++) {
+        if (j >= width) break;
+        Floats values[N];
+#pragma GCC unroll 8
+        for (int n = 0; n < N; n++) values[n] = y[n][j];
+        epilogue_.template write<N>(values, corner + i * call_.x.w + j, corners[i][j], first);
       }
     }
   }
