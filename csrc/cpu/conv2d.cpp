@@ -20,7 +20,6 @@ Conv2d call_of(const TensorView& x, const TensorView& out, const TensorView& tap
   check(call.kernel <= kMaxKernel, "kernel: expected at most " + std::to_string(kMaxKernel));
   check(call.kernel > 0 && call.stride > 0 && call.padding >= 0 && call.padding < call.kernel,
         "kernel, stride, padding: expected positive ones, and less padding than kernel");
-  check(!call.bf16 || call.x.c % 2 == 0, "x: expected an even number of channels in bfloat16");
   call.tile = convolution.tile;
   check(call.x.c > 0, "x: expected at least one channel");
   check(call.tile == 0 || call.tile == 4 || call.tile == 6, "tile: expected 0, 4 or 6");

@@ -43,7 +43,6 @@ class CpuRun:
         self.plan, self.dtype, self.measure = plan, dtype, measure
         self.kernels, reason = _native.cpu()  # type: Any, str
         assert self.kernels is not None, reason
-        self.image_channels = 4 if dtype == torch.bfloat16 else 3  # bfloat16 kernels read channels in pairs
         self.mean = torch.tensor(plan.mean).view(1, 3, 1, 1)
         self.last_uses = plan.last_uses()
         self.block, self.workspace, self.workspace_of_labels = allocate(0), allocate(0), allocate(0)
@@ -90,7 +89,7 @@ class CpuRun:
         key = n, height, width, torch.get_num_threads()
         layout = self.layouts.get(key)
         if layout is None:
-            layout = self._layout((n, self.image_channels, height, width), key)
+            layout = self._layout((n, 3, height, width), key)
         self.layouts.move_to_end(key)
         self.latest = layout.chosen
         self._write_image(images, layout.image)
@@ -104,8 +103,7 @@ class CpuRun:
             for i in range(images.shape[0]):
                 self.kernels.image_to_map(images[i], mean, image[i : i + 1], torch.get_num_threads())
             return
-        torch.sub(images.float(), self.mean, out=image[:, :3])
-        image[:, 3:].zero_()
+        torch.sub(images.float(), self.mean, out=image)
 
     def _layout(self, shape: Shape, key: Tuple[int, ...]) -> _Layout:
         shapes = self.plan.shapes(shape)

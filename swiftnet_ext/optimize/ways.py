@@ -76,7 +76,7 @@ class Ways:
         simple = step.residual is None and step.up is None and step.tap is None
         if step.is_depthwise3x3 and step.stride <= 2 and simple and step.output != LOGITS:
             found[NATIVE] = self._depthwise(i, step, views, threads)
-        elif self.dtype == torch.float32 or views[step.x].shape[1] % 2 == 0:
+        else:
             kernel, stride, padding = step.weight.shape[2], step.stride, step.padding
             if (kernel, stride, padding) == (3, 1, 1):
                 found[WINOGRAD] = self._native(

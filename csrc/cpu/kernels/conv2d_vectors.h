@@ -1,6 +1,6 @@
 // Convolutions by multiplying vectors: blocks of outputs for a few pixels at once.
 //
-//   packed weight [block of outputs][row of the kernel][kernel·C][outputs]
+//   packed weight [block of outputs][row of the kernel][kernel·C, filled up to pairs][outputs]
 #pragma once
 #include "cpu/kernels/gemm.h"
 #include "cpu/kernels/windows.h"
@@ -16,14 +16,16 @@ class ByVectors {
   using Type = typename Packed<T>::Type;
 
   static int64_t packed_bytes(int64_t outputs, int64_t channels, int kernel) {
-    return round_up(outputs, kLanes) * channels * kernel * kernel * sizeof(Type);
+    return round_up(outputs, kLanes) * kernel * filled(kernel * channels) * sizeof(Type);
   }
 
   static void pack(const float* weight, int64_t outputs, int64_t channels, int kernel, void* packed) {
+    const int64_t depth = kernel * channels, row_depth = filled(depth);
     pack_blocks<Type, Packed<T>::kPair>(
-        outputs, kernel * kernel * channels,
+        outputs, kernel * row_depth,
         [=](int64_t output, int64_t k) {
-          return weight[(output * channels + k % channels) * kernel * kernel + k / channels];
+          const int64_t row = k / row_depth, column = k % row_depth / channels, channel = k % row_depth % channels;
+          return column < kernel ? weight[((output * channels + channel) * kernel + row) * kernel + column] : 0.f;
         },
         static_cast<Type*>(packed));
   }
@@ -42,11 +44,13 @@ class ByVectors {
     for (int64_t first = 0, vectors; first < epilogue_.outputs(); first += vectors * kLanes) {
       vectors = next_block(epilogue_.outputs() - first);
       for_vectors(static_cast<int>(vectors), [&](auto n) { block<decltype(n)::value>(chunk, first, packed, copies); });
-      packed += call_.kernel * depth_ * vectors * kLanes;
+      packed += call_.kernel * filled(depth_) * vectors * kLanes;
     }
   }
 
  private:
+  static int64_t filled(int64_t depth) { return round_up(depth, Packed<T>::kPair); }
+
   template <int N>
   void block(const Chunk<T>& chunk, int64_t first, const Type* packed, T* copies) const {
     constexpr int M = pixels_at_once(N);

@@ -1,7 +1,7 @@
 // The innermost loop of convolutions: M pixels × N vectors of outputs, kept in registers.
 //
 // A weight is packed for it in blocks of kBlock outputs, [depth][kBlock], the last block as many vectors wide as it
-// needs; with dot products of bfloat16 pairs [depth / 2][kBlock][2].
+// needs; with dot products of bfloat16 pairs [depth / 2][kBlock][2], an odd depth filled up with zeros.
 #pragma once
 #include "cpu/simd.h"
 
@@ -55,24 +55,29 @@ struct Packed<bfloat16> {
   static constexpr int kPair = 2;
 };
 
-SWIFTNET_INLINE Floats dot(Floats sum, const bfloat16* pair, __m512i weights) {
-  int32_t bits;
-  std::memcpy(&bits, pair, sizeof(bits));
-  return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(bits), (__m512bh)weights);
+// Of a pair, or of the one that is left of an odd depth: what follows it is not read.
+template <int kCount, int M, int N>
+SWIFTNET_INLINE void accumulate_pair(Floats (&sums)[M][N], const bfloat16* const (&a)[M], const bfloat16* b,
+                                     int64_t k) {
+  __m512i weights[N];
+#pragma GCC unroll 8
+  for (int n = 0; n < N; n++) weights[n] = _mm512_loadu_si512(b + 2 * n * kLanes);
+#pragma GCC unroll 16
+  for (int m = 0; m < M; m++) {
+    int32_t bits = 0;
+    std::memcpy(&bits, a[m] + k, kCount * sizeof(bfloat16));
+#pragma GCC unroll 8
+    for (int n = 0; n < N; n++)
+      sums[m][n] =
+          (Floats)_mm512_dpbf16_ps((__m512)sums[m][n], (__m512bh)_mm512_set1_epi32(bits), (__m512bh)weights[n]);
+  }
 }
 
 template <int M, int N>
 SWIFTNET_INLINE void accumulate(Floats (&sums)[M][N], const bfloat16* const (&a)[M], const bfloat16* b, int64_t depth) {
-  for (int64_t k = 0; k < depth; k += 2, b += 2 * N * kLanes) {
-    __m512i weights[N];
-#pragma GCC unroll 8
-    for (int n = 0; n < N; n++) weights[n] = _mm512_loadu_si512(b + 2 * n * kLanes);
-#pragma GCC unroll 16
-    for (int m = 0; m < M; m++) {
-#pragma GCC unroll 8
-      for (int n = 0; n < N; n++) sums[m][n] = dot(sums[m][n], a[m] + k, weights[n]);
-    }
-  }
+  int64_t k = 0;
+  for (; k + 1 < depth; k += 2, b += 2 * N * kLanes) accumulate_pair<2>(sums, a, b, k);
+  if (k < depth) accumulate_pair<1>(sums, a, b, k);
 }
 #endif
 
@@ -101,7 +106,7 @@ SWIFTNET_INLINE void multiply(const T* const (*a)[M], const Type* b, int rows, i
 #pragma GCC unroll 8
     for (int n = 0; n < N; n++) sums[m][n] = start ? load(start + n * kLanes) : Floats{};
   }
-  for (int row = 0; row < rows; row++, b += depth * N * kLanes) {
+  for (int row = 0; row < rows; row++, b += round_up(depth, Packed<T>::kPair) * N * kLanes) {
     const T* pointers[M];
 #pragma GCC unroll 16
     for (int m = 0; m < M; m++) pointers[m] = a[row][m];

@@ -73,14 +73,13 @@ class Windows {
     }
     const Window& window = chunk.windows[pixel];
     const int64_t y = window.top + row;
-    for (int i = 0; i < call_.kernel; i++, copy += x.c) {
-      const int64_t column = window.left + i;
-      if (y < 0 || y >= x.h || column < 0 || column >= x.w) {
-        std::memset(copy, 0, x.c * sizeof(T));
-      } else {
-        std::memcpy(copy, static_cast<const T*>(x.data) + ((window.n * x.h + y) * x.w + column) * x.c, x.c * sizeof(T));
-      }
-    }
+    const int64_t left = window.left < 0 ? 0 : window.left;
+    const int64_t right = window.left + call_.kernel < x.w ? window.left + call_.kernel : x.w;
+    std::memset(copy, 0, call_.kernel * x.c * sizeof(T));
+    if (y < 0 || y >= x.h || left >= right) return;
+    std::memcpy(copy + (left - window.left) * x.c,
+                static_cast<const T*>(x.data) + ((window.n * x.h + y) * x.w + left) * x.c,
+                (right - left) * x.c * sizeof(T));
   }
 
  private:
