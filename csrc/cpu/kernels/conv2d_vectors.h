@@ -54,20 +54,24 @@ class ByVectors {
   template <int N>
   void block(const Chunk<T>& chunk, int64_t first, const Type* packed, T* copies) const {
     constexpr int M = pixels_at_once(N);
+    const bool simple = epilogue_.is_simple();
+    float copy[N * kLanes];
+    const float* bias = simple ? epilogue_.bias(first, N, copy) : nullptr;
     for (int p = 0; p < chunk.count; p += M) {
       const int count = chunk.count - p < M ? chunk.count - p : M;
       const T* rows[kMaxKernel][M];
-      for (int row = 0; row < call_.kernel; row++)
-        for (int m = 0; m < M; m++) {
-          const int pixel = p + (m < count ? m : 0);
-          rows[row][m] = windows_.row(chunk, pixel, row);
-          if (rows[row][m]) continue;
-          T* copy = copies + (m * call_.kernel + row) * depth_;
-          windows_.copy_row(chunk, pixel, row, copy);
-          rows[row][m] = copy;
-        }
-      if (epilogue_.is_plain(first, N)) {
-        multiply_and_write<M, N>(rows, packed, chunk.first + p, count, first);
+      if (windows_.single_pixels() && count == M) {
+        const T* pixels = windows_.row(chunk, p, 0);
+        for (int m = 0; m < M; m++) rows[0][m] = pixels + m * call_.x.c;
+      } else {
+        for (int m = 0; m < M; m++) point_to_rows(chunk, p + (m < count ? m : 0), rows, m, copies);
+      }
+      if (simple) {
+        const int left = static_cast<int>(epilogue_.outputs() - first) - (N - 1) * kLanes;
+        if (left >= kLanes)
+          multiply_and_write<M, N>(rows, packed, bias, chunk.first + p, count, first, Whole{});
+        else
+          multiply_and_write<M, N>(rows, packed, bias, chunk.first + p, count, first, Rest{left});
         continue;
       }
       float sums[M * N * kLanes];
@@ -77,15 +81,31 @@ class ByVectors {
     }
   }
 
-  template <int M, int N>
-  __attribute__((noinline)) void multiply_and_write(const T* const (*rows)[M], const Type* packed, int64_t pixel,
-                                                    int count, int64_t first) const {
+  template <int M>
+  SWIFTNET_INLINE void point_to_rows(const Chunk<T>& chunk, int pixel, const T* (*rows)[M], int m, T* copies) const {
+    const T* start = windows_.start(chunk, pixel);
+    if (start) {
+      for (int row = 0; row < call_.kernel; row++) rows[row][m] = start + row * call_.x.w * call_.x.c;
+      return;
+    }
+    for (int row = 0; row < call_.kernel; row++) {
+      rows[row][m] = windows_.row(chunk, pixel, row);
+      if (rows[row][m]) continue;
+      T* copy = copies + (m * call_.kernel + row) * depth_;
+      windows_.copy_row(chunk, pixel, row, copy);
+      rows[row][m] = copy;
+    }
+  }
+
+  template <int M, int N, typename Part>
+  __attribute__((noinline)) void multiply_and_write(const T* const (*rows)[M], const Type* packed, const float* bias,
+                                                    int64_t pixel, int count, int64_t first, Part last) const {
     Floats sums[M][N];
-    multiply(rows, packed, call_.kernel, depth_, epilogue_.bias(first), sums);
+    multiply(rows, packed, call_.kernel, depth_, bias, sums);
 #pragma GCC unroll 16
     for (int m = 0; m < M; m++) {
       if (m >= count) break;
-      epilogue_.write_plain(sums[m], pixel + m, first);
+      epilogue_.write_simple(sums[m], pixel + m, first, last);
     }
   }
 

@@ -24,7 +24,7 @@ class Epilogue {
       : call_(call),
         size_(call.out.data ? call.out : call.tap),
         range_(range_of(call.activation)),
-        plain_(!call.residual.data && !call.up.data && !call.tap.data && !call.float_out),
+        simple_(!call.up.data && !call.tap.data && !call.float_out),
         rows_(call.up.h, size_.h, call.nearest),
         columns_(call.up.w, size_.w, call.nearest),
         corners_(call.nearest || (call.up.h == size_.h && call.up.w == size_.w) ? 1 : 4) {}
@@ -45,16 +45,30 @@ class Epilogue {
     return corners;
   }
 
-  // Whether N vectors of outputs, from `channel` on, need nothing but the bias and the activation.
-  bool is_plain(int64_t channel, int vectors) const { return plain_ && channel + vectors * kLanes <= size_.c; }
-  const float* bias(int64_t channel) const { return call_.bias ? call_.bias + channel : nullptr; }
+  // Whether there is nothing but the bias, a residual and the activation.
+  bool is_simple() const { return simple_; }
+  // Of whole vectors of outputs from `channel` on, in `copy` if they go beyond the last; nullptr where there is none.
+  const float* bias(int64_t channel, int vectors, float* copy) const {
+    const int64_t left = size_.c - channel;
+    if (!call_.bias || left >= vectors * kLanes) return call_.bias ? call_.bias + channel : nullptr;
+    for (int i = 0; i < vectors * kLanes; i++) copy[i] = i < left ? call_.bias[channel + i] : 0.f;
+    return copy;
+  }
 
-  // Takes N vectors of sums, of the outputs from `channel` on, of a pixel: plain ones that the bias is in already.
-  template <int N>
-  SWIFTNET_INLINE void write_plain(const Floats (&sums)[N], int64_t pixel, int64_t channel) const {
-    T* out = static_cast<T*>(call_.out.data) + pixel * size_.c + channel;
+  // Takes N vectors of sums, of the outputs from `channel` on, of a pixel: simple ones that the bias is in already.
+  template <int N, typename Part>
+  SWIFTNET_INLINE void write_simple(Floats (&sums)[N], int64_t pixel, int64_t channel, Part last) const {
+    const int64_t offset = pixel * size_.c + channel, of_last = offset + (N - 1) * kLanes;
+    if (call_.residual.data) {
+      const T* residual = static_cast<const T*>(call_.residual.data);
 #pragma GCC unroll 8
-    for (int n = 0; n < N; n++) store(out + n * kLanes, clamp(sums[n], range_));
+      for (int n = 0; n + 1 < N; n++) sums[n] += load(residual + offset + n * kLanes);
+      sums[N - 1] += load(residual + of_last, last);
+    }
+    T* out = static_cast<T*>(call_.out.data);
+#pragma GCC unroll 8
+    for (int n = 0; n + 1 < N; n++) store(out + offset + n * kLanes, clamp(sums[n], range_));
+    store(out + of_last, clamp(sums[N - 1], range_), last);
   }
 
   // Takes the sums of any outputs; those beyond the last do not count. `corners` are only read where the call resizes.
@@ -102,7 +116,7 @@ class Epilogue {
   const Conv2d call_;
   const Map size_;
   const Range range_;
-  const bool plain_;
+  const bool simple_;
   const ResizeAxis rows_, columns_;
   // that count; of a map as large as the result one, as the zero weight of a neighbour would make NaN of Inf
   const int corners_;

@@ -23,6 +23,7 @@ struct Chunk {
   int count;
   Corners<T> corners[kPixelsOfChunk];  // where the epilogue resizes
   Window windows[kPixelsOfChunk];      // where the map is not read pixel by pixel
+  const T* starts[kPixelsOfChunk];     // of these, nullptr where they go over the border
 };
 
 template <typename T>
@@ -47,11 +48,18 @@ class Windows {
     for (int i = 0; i < chunk.count; i++) {
       if (epilogue_.resizes()) chunk.corners[i] = epilogue_.corners(n, y, x);
       chunk.windows[i] = {n, y * call_.stride - call_.padding, x * call_.stride - call_.padding};
+      const bool over = chunk.windows[i].top < 0 || chunk.windows[i].top + call_.kernel > call_.x.h;
+      chunk.starts[i] = over ? nullptr : row(chunk, i, 0);
       if (++x < width_) continue;
       x = 0;
       if (++y < height_) continue;
       y = 0, n++;
     }
+  }
+
+  // A pixel's window in the map, or nullptr where it goes over the border.
+  SWIFTNET_INLINE const T* start(const Chunk<T>& chunk, int pixel) const {
+    return single_pixels() ? row(chunk, pixel, 0) : chunk.starts[pixel];
   }
 
   // A row of a pixel's window in the map, or nullptr where it goes over the border.
