@@ -90,8 +90,23 @@ class ByTiles {
   }
 
   void write(const Chunk<bfloat16>& chunk, int p, int64_t first, const float* sums) const {
-    for (int m = 0; m < kPixelsAtOnce && p + m < chunk.count; m++)
-      epilogue_.write<kOutputs / kLanes>(sums + m * kOutputs, chunk.first + p + m, chunk.corners[p + m], first);
+    const bool whole = first + kOutputs <= epilogue_.outputs();
+    for (int m = 0; m < kPixelsAtOnce && p + m < chunk.count; m++) {
+      const float* values = sums + m * kOutputs;
+      if (whole) {
+        write_vectors<kOutputs / kLanes>(values, chunk, p + m, first);
+        continue;
+      }
+      for (int64_t i = 0; first + i < epilogue_.outputs(); i += kLanes)
+        write_vectors<1>(values + i, chunk, p + m, first + i);
+    }
+  }
+  template <int N>
+  SWIFTNET_INLINE void write_vectors(const float* values, const Chunk<bfloat16>& chunk, int pixel,
+                                     int64_t first) const {
+    Floats y[N];
+    for (int n = 0; n < N; n++) y[n] = load(values + n * kLanes);
+    epilogue_.write(y, chunk.first + pixel, chunk.corners[pixel], first);
   }
 
   const Conv2d call_;

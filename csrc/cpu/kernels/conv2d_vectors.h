@@ -54,9 +54,9 @@ class ByVectors {
   template <int N>
   void block(const Chunk<T>& chunk, int64_t first, const Type* packed, T* copies) const {
     constexpr int M = pixels_at_once(N);
-    const bool simple = epilogue_.is_simple();
+    const int left = static_cast<int>(epilogue_.outputs() - first) - (N - 1) * kLanes;
     float copy[N * kLanes];
-    const float* bias = simple ? epilogue_.bias(first, N, copy) : nullptr;
+    const float* bias = epilogue_.bias(first, N, copy);
     for (int p = 0; p < chunk.count; p += M) {
       const int count = chunk.count - p < M ? chunk.count - p : M;
       const T* rows[kMaxKernel][M];
@@ -66,18 +66,10 @@ class ByVectors {
       } else {
         for (int m = 0; m < M; m++) point_to_rows(chunk, p + (m < count ? m : 0), rows, m, copies);
       }
-      if (simple) {
-        const int left = static_cast<int>(epilogue_.outputs() - first) - (N - 1) * kLanes;
-        if (left >= kLanes)
-          multiply_and_write<M, N>(rows, packed, bias, chunk.first + p, count, first, Whole{});
-        else
-          multiply_and_write<M, N>(rows, packed, bias, chunk.first + p, count, first, Rest{left});
-        continue;
-      }
-      float sums[M * N * kLanes];
-      multiply_to<M, N>(rows, packed, call_.kernel, depth_, nullptr, sums);
-      for (int m = 0; m < count; m++)
-        epilogue_.template write<N>(sums + m * N * kLanes, chunk.first + p + m, chunk.corners[p + m], first);
+      if (left >= kLanes)
+        multiply_and_write<M, N>(rows, packed, bias, chunk, p, count, first, Whole{});
+      else
+        multiply_and_write<M, N>(rows, packed, bias, chunk, p, count, first, Rest{left});
     }
   }
 
@@ -99,13 +91,14 @@ class ByVectors {
 
   template <int M, int N, typename Part>
   __attribute__((noinline)) void multiply_and_write(const T* const (*rows)[M], const Type* packed, const float* bias,
-                                                    int64_t pixel, int count, int64_t first, Part last) const {
+                                                    const Chunk<T>& chunk, int p, int count, int64_t first,
+                                                    Part last) const {
     Floats sums[M][N];
     multiply(rows, packed, call_.kernel, depth_, bias, sums);
 #pragma GCC unroll 16
     for (int m = 0; m < M; m++) {
       if (m >= count) break;
-      epilogue_.write_simple(sums[m], pixel + m, first, last);
+      epilogue_.write_biased(sums[m], chunk.first + p + m, chunk.corners[p + m], first, last);
     }
   }
 

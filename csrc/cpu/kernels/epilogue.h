@@ -17,6 +17,14 @@ struct Corners {
   float shares[4];
 };
 
+// body(vector, its first channel, Whole or Rest); `last` is what counts of the last vector
+template <typename Vectors, int N, typename Part, typename Body>
+SWIFTNET_INLINE void for_vectors_of(Vectors (&y)[N], Part last, const Body& body) {
+#pragma GCC unroll 8
+  for (int n = 0; n + 1 < N; n++) body(y[n], n * kLanes, Whole{});
+  body(y[N - 1], (N - 1) * kLanes, last);
+}
+
 template <typename T>
 class Epilogue {
  public:
@@ -24,7 +32,6 @@ class Epilogue {
       : call_(call),
         size_(call.out.data ? call.out : call.tap),
         range_(range_of(call.activation)),
-        simple_(!call.up.data && !call.tap.data && !call.float_out),
         rows_(call.up.h, size_.h, call.nearest),
         columns_(call.up.w, size_.w, call.nearest),
         corners_(call.nearest || (call.up.h == size_.h && call.up.w == size_.w) ? 1 : 4) {}
@@ -45,8 +52,6 @@ class Epilogue {
     return corners;
   }
 
-  // Whether there is nothing but the bias, a residual and the activation.
-  bool is_simple() const { return simple_; }
   // Of whole vectors of outputs from `channel` on, in `copy` if they go beyond the last; nullptr where there is none.
   const float* bias(int64_t channel, int vectors, float* copy) const {
     const int64_t left = size_.c - channel;
@@ -55,68 +60,68 @@ class Epilogue {
     return copy;
   }
 
-  // Takes N vectors of sums, of the outputs from `channel` on, of a pixel: simple ones that the bias is in already.
+  // Takes N vectors of sums, of a pixel's outputs from `channel` on; those beyond the last do not count. `corners` are
+  // only read where the call resizes.
+  template <int N>
+  SWIFTNET_INLINE void write(Floats (&y)[N], int64_t pixel, const Corners<T>& corners, int64_t channel) const {
+    const int64_t left = size_.c - channel - (N - 1) * kLanes;
+    if (left >= kLanes) {
+      add_bias(y, channel, Whole{});
+      write_biased(y, pixel, corners, channel, Whole{});
+    } else {
+      add_bias(y, channel, Rest{static_cast<int>(left)});
+      write_biased(y, pixel, corners, channel, Rest{static_cast<int>(left)});
+    }
+  }
+  // The same of sums that begin with the bias; `last` is what counts of the last vector.
   template <int N, typename Part>
-  SWIFTNET_INLINE void write_simple(Floats (&sums)[N], int64_t pixel, int64_t channel, Part last) const {
-    const int64_t offset = pixel * size_.c + channel, of_last = offset + (N - 1) * kLanes;
+  SWIFTNET_INLINE void write_biased(Floats (&y)[N], int64_t pixel, const Corners<T>& corners, int64_t channel,
+                                    Part last) const {
+    const int64_t offset = pixel * size_.c + channel;
     if (call_.residual.data) {
-      const T* residual = static_cast<const T*>(call_.residual.data);
-#pragma GCC unroll 8
-      for (int n = 0; n + 1 < N; n++) sums[n] += load(residual + offset + n * kLanes);
-      sums[N - 1] += load(residual + of_last, last);
+      const T* residual = static_cast<const T*>(call_.residual.data) + offset;
+      for_vectors_of(y, last,
+                     [&](Floats& y, int64_t c, auto part) SWIFTNET_INLINE_LAMBDA { y += load(residual + c, part); });
     }
-    T* out = static_cast<T*>(call_.out.data);
-#pragma GCC unroll 8
-    for (int n = 0; n + 1 < N; n++) store(out + offset + n * kLanes, clamp(sums[n], range_));
-    store(out + of_last, clamp(sums[N - 1], range_), last);
-  }
-
-  // Takes the sums of any outputs; those beyond the last do not count. `corners` are only read where the call resizes.
-  template <int N>
-  SWIFTNET_INLINE void write(const Floats (&sums)[N], int64_t pixel, const Corners<T>& corners, int64_t channel) const {
-    for (int n = 0; n < N; n++) {
-      const int64_t first = channel + n * kLanes;
-      const int64_t left = size_.c - first;
-      if (left >= kLanes)
-        write_vector(sums[n], pixel * size_.c + first, corners, first, Whole{});
-      else if (left > 0)
-        write_vector(sums[n], pixel * size_.c + first, corners, first, Rest{static_cast<int>(left)});
+    if (call_.up.data)
+      for (int i = 0; i < corners_; i++) {
+        const Floats share = broadcast(corners.shares[i]);
+        const T* corner = corners.values[i] + channel;
+        for_vectors_of(y, last, [&](Floats& y, int64_t c, auto part) SWIFTNET_INLINE_LAMBDA {
+          y += share * load(corner + c, part);
+        });
+      }
+    if (call_.tap.data) {
+      T* to = static_cast<T*>(call_.tap.data) + offset;
+      for_vectors_of(y, last, [&](Floats tap, int64_t c, auto part) SWIFTNET_INLINE_LAMBDA {
+        if (call_.tap_scale) tap *= load(call_.tap_scale + channel + c, part);
+        if (call_.tap_shift) tap += load(call_.tap_shift + channel + c, part);
+        store(to + c, call_.tap_relu ? relu(tap) : tap, part);
+      });
     }
-  }
-  template <int N>
-  SWIFTNET_INLINE void write(const float* sums, int64_t pixel, const Corners<T>& corners, int64_t channel) const {
-    Floats values[N];
-#pragma GCC unroll 8
-    for (int n = 0; n < N; n++) values[n] = load(sums + n * kLanes);
-    write(values, pixel, corners, channel);
+    if (call_.out.data && call_.float_out)
+      write_out(y, static_cast<float*>(call_.out.data) + offset, last);
+    else if (call_.out.data)
+      write_out(y, static_cast<T*>(call_.out.data) + offset, last);
   }
 
  private:
-  template <typename Part>
-  SWIFTNET_INLINE void write_vector(Floats y, int64_t offset, const Corners<T>& corners, int64_t channel,
-                                    Part part) const {
-    if (call_.bias) y += load(call_.bias + channel, part);
-    if (call_.residual.data) y += load(static_cast<const T*>(call_.residual.data) + offset, part);
-    if (call_.up.data)
-      for (int i = 0; i < corners_; i++) y += corners.shares[i] * load(corners.values[i] + channel, part);
-    if (call_.tap.data) {
-      Floats tap = y;
-      if (call_.tap_scale) tap *= load(call_.tap_scale + channel, part);
-      if (call_.tap_shift) tap += load(call_.tap_shift + channel, part);
-      store(static_cast<T*>(call_.tap.data) + offset, call_.tap_relu ? relu(tap) : tap, part);
-    }
-    if (!call_.out.data) return;
-    y = clamp(y, range_);
-    if (call_.float_out)
-      store(static_cast<float*>(call_.out.data) + offset, y, part);
-    else
-      store(static_cast<T*>(call_.out.data) + offset, y, part);
+  template <int N, typename Part>
+  SWIFTNET_INLINE void add_bias(Floats (&y)[N], int64_t channel, Part last) const {
+    if (!call_.bias) return;
+    const float* bias = call_.bias + channel;
+    for_vectors_of(y, last, [&](Floats& y, int64_t c, auto part) SWIFTNET_INLINE_LAMBDA { y += load(bias + c, part); });
+  }
+  template <int N, typename To, typename Part>
+  SWIFTNET_INLINE void write_out(const Floats (&y)[N], To* out, Part last) const {
+    for_vectors_of(y, last, [&](Floats y, int64_t c, auto part) SWIFTNET_INLINE_LAMBDA {
+      store(out + c, clamp(y, range_), part);
+    });
   }
 
   const Conv2d call_;
   const Map size_;
   const Range range_;
-  const bool simple_;
   const ResizeAxis rows_, columns_;
   // that count; of a map as large as the result one, as the zero weight of a neighbour would make NaN of Inf
   const int corners_;

@@ -207,7 +207,7 @@ class Winograd {
         Floats values[N];
 #pragma GCC unroll 8
         for (int n = 0; n < N; n++) values[n] = y[n][j];
-        epilogue_.template write<N>(values, corner + i * call_.x.w + j, corners[i][j], first);
+        epilogue_.write(values, corner + i * call_.x.w + j, corners[i][j], first);
       }
     }
   }
