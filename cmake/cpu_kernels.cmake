@@ -6,6 +6,7 @@ set(cpu_kernels
     csrc/cpu/kernels/conv2d.cpp
     csrc/cpu/kernels/depthwise3x3.cpp
     csrc/cpu/kernels/image_to_map.cpp
+    csrc/cpu/kernels/inverted_residual.cpp
     csrc/cpu/kernels/max_pool3x3.cpp
     csrc/cpu/kernels/multiscale_mean.cpp
     csrc/cpu/kernels/spatial_pyramid_pool.cpp
@@ -14,6 +15,7 @@ set(cpu_kernels
     csrc/cpu/kernels/winograd.cpp)
 set(cpu_sources
     csrc/cpu/conv2d.cpp
+    csrc/cpu/inverted_residual.cpp
     csrc/cpu/levels.cpp
     csrc/cpu/maps.cpp
     csrc/cpu/multiscale_mean.cpp

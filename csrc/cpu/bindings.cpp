@@ -97,6 +97,19 @@ void define_cpu(py::module_& module) {
           conv2d(x, packed, Convolution{kernel, stride, padding, tile, activation}, bias, residual, up, nearest, out,
                  tap, tap_scale, tap_shift, tap_relu, workspace, threads);
         });
+  m.def("inverted_residual_workspace", &inverted_residual_workspace);
+  m.def("inverted_residual",
+        [](const TensorView& x, const TensorView& expand, const TensorView& expand_bias, const TensorView& depthwise,
+           const TensorView& depthwise_bias, int stride, const std::string& activation, const TensorView& project,
+           const TensorView& project_bias, const std::string& project_activation, const TensorView& residual,
+           const TensorView& out, const TensorView& tap, const TensorView& tap_scale, const TensorView& tap_shift,
+           bool tap_relu, const TensorView& workspace, int threads) {
+          const py::gil_scoped_release unlocked;
+          inverted_residual(
+              {x, expand, expand_bias, depthwise, depthwise_bias, stride, activation, project, project_bias,
+               project_activation, residual, out, tap, tap_scale, tap_shift, tap_relu, threads},
+              workspace);
+        });
   define_maps(m);
   define_pyramid_pool(m);
   m.def("multiscale_mean_workspace", &multiscale_mean_workspace);

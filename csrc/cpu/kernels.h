@@ -49,13 +49,25 @@ struct MaxPool3x3 {
   int threads;
 };
 
-// Padding 1.
+// Padding 1: the windows of out's first row begin at row `top` of x, which is -1 but where x and out are bands of maps.
 struct Depthwise3x3 {
   bool bf16;
   Map x, out;
   const float *weight, *bias;  // [9, C], [C] or absent
   int stride;                  // 1 or 2
+  int64_t top;
   Activation activation;
+  int threads;
+};
+
+// project(depthwise(expand(x))), the convolutions being 1×1. The maps in between have a size and no data; without
+// expand, depthwise.x is the block's input.
+struct InvertedResidual {
+  bool expands;
+  Conv2d expand;
+  Depthwise3x3 depthwise;
+  Conv2d project;
+  void* workspace;  // inverted_residual_workspace bytes, aligned to 64
   int threads;
 };
 
@@ -123,6 +135,8 @@ struct Kernels {
   void (*image_to_map)(const ImageToMap& call);
   void (*max_pool3x3)(const MaxPool3x3& call);
   void (*depthwise3x3)(const Depthwise3x3& call);
+  int64_t (*inverted_residual_workspace)(const InvertedResidual& call);  // in bytes
+  void (*inverted_residual)(const InvertedResidual& call);
   void (*upsample_add)(const UpsampleAdd& call);
   int64_t (*spatial_pyramid_pool_workspace)(const SpatialPyramidPool& call);  // in bytes
   void (*spatial_pyramid_pool)(const SpatialPyramidPool& call);

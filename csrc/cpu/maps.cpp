@@ -53,7 +53,7 @@ void depthwise3x3(const TensorView& x, const TensorView& weight, const TensorVie
   call.x = present_map_of("x", x, x.dtype);
   call.out = present_map_of("out", out, x.dtype);
   check(stride == 1 || stride == 2, "stride: expected 1 or 2");
-  call.stride = stride;
+  call.stride = stride, call.top = -1;
   const auto size = [&](int64_t n) { return (n + stride - 1) / stride; };
   check_size("out", out, call.x.n, call.x.c, size(call.x.h), size(call.x.w));
   call.weight = parameter_of("weight", weight, {9, call.x.c});

@@ -41,6 +41,22 @@ void max_pool3x3(const TensorView& x, const TensorView& out, int threads);
 void depthwise3x3(const TensorView& x, const TensorView& weight, const TensorView& bias, int stride,
                   const std::string& activation, const TensorView& out, int threads);
 
+// MobileNetV2's block, project(depthwise(expand(x))) with padding 1, in bands whose hidden maps stay in the cache.
+struct InvertedResidualBlock {
+  TensorView x, expand, expand_bias;     // expand: packed, of [hidden, C, 1, 1]; may be absent
+  TensorView depthwise, depthwise_bias;  // [9, hidden]
+  int stride;                            // 1 or 2
+  std::string activation;                // of expand and depthwise
+  TensorView project, project_bias;      // packed, of [K, hidden, 1, 1]
+  std::string project_activation;
+  TensorView residual, out, tap, tap_scale, tap_shift;  // as conv2d's
+  bool tap_relu;
+  int threads;
+};
+int64_t inverted_residual_workspace(const TensorView& x, bool expands, int64_t hidden, int stride,
+                                    const TensorView& out_or_tap, int threads);
+void inverted_residual(const InvertedResidualBlock& block, const TensorView& workspace);
+
 // out = [relu](scale·(resize(x to out's size) + skip) + shift); x may be absent.
 void upsample_add(const TensorView& x, const TensorView& skip, const TensorView& scale, const TensorView& shift,
                   bool relu, bool nearest, const TensorView& out, int threads);

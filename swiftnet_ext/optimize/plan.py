@@ -5,7 +5,7 @@ sizes of what it reads.
 """
 
 from dataclasses import dataclass, field
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from torch import Tensor
 
@@ -61,6 +61,15 @@ class Convolution:
         kernel = self.weight.shape[2]
         height, width = ((n + 2 * self.padding - kernel) // self.stride + 1 for n in x[2:])
         return x[0], self.weight.shape[0], height, width
+
+    @property
+    def is_simple(self) -> bool:
+        """Whether it adds nothing and has no tap."""
+        return self.residual is None and self.up is None and self.tap is None
+
+    @property
+    def is_pointwise(self) -> bool:
+        return self.weight.shape[2] == 1 and self.stride == 1 and self.padding == 0 and self.groups == 1
 
     @property
     def is_depthwise3x3(self) -> bool:
@@ -154,6 +163,18 @@ class PyramidPool(_OneToOne):
 Step = Union[Convolution, MaxPool, Resize, PyramidPool]
 
 
+class InvertedResidual(NamedTuple):
+    """The indices of the steps of MobileNetV2's block: 1×1, depthwise 3×3, 1×1; the first may be absent."""
+
+    expand: Optional[int]
+    depthwise: int
+    project: int
+
+    @property
+    def steps(self) -> List[int]:
+        return [i for i in self if i is not None]
+
+
 @dataclass(frozen=True)
 class Plan:
     """What leads from the image minus its mean (the value "image") to logits at stride 4 (the value "logits")."""
@@ -171,6 +192,33 @@ class Plan:
             last.update(dict.fromkeys(step.writes + step.reads, i))
         last[LOGITS] = len(self.steps)
         return last
+
+    def inverted_residuals(self) -> List[InvertedResidual]:
+        """The blocks whose maps in between nothing else reads."""
+        last, found = self.last_uses(), []
+        for i, (step, project) in enumerate(zip(self.steps, self.steps[1:])):
+            if not isinstance(step, Convolution) or not isinstance(project, Convolution):
+                continue
+            if not (step.is_depthwise3x3 and step.stride <= 2 and step.is_simple and project.is_pointwise):
+                continue
+            if (
+                project.x != step.output
+                or project.up is not None
+                or project.output == LOGITS
+                or last[project.x] != i + 1
+            ):
+                continue
+            expand = self.steps[i - 1] if i else None
+            expands = (
+                isinstance(expand, Convolution)
+                and expand.is_pointwise
+                and expand.is_simple
+                and expand.output == step.x
+                and expand.activation == step.activation
+                and last[step.x] == i
+            )
+            found.append(InvertedResidual(i - 1 if expands else None, i, i + 1))
+        return found
 
     def shapes(self, image: Sequence[int]) -> Dict[str, Shape]:
         """The shapes of all values for an image [N, C, H, W]; C may exceed 3 by channels of zeros."""

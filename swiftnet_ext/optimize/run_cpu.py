@@ -14,8 +14,8 @@ from .. import _native
 from ..ops.backend import CPU_DTYPES, no_cpu_kernels
 from .arena import Lifetime, allocate, arrange, map_at, total_bytes
 from .choices import Choice, Choices
-from .plan import IMAGE, LOGITS, Plan, Shape
-from .ways import DIRECT, WINOGRAD, Way, Ways
+from .plan import IMAGE, LOGITS, InvertedResidual, Plan, Shape
+from .ways import DIRECT, FUSED, SEPARATE, WINOGRAD, Way, Ways
 
 SIZES = 8  # kept; more than the supplement's scales, which take turns
 RULES = {WINOGRAD: "a 3x3 of stride 1, not on AMX", DIRECT: "no 3x3 of stride 1, or on AMX"}  # where none is measured
@@ -44,7 +44,10 @@ class CpuRun:
         self.kernels, reason = _native.cpu()  # type: Any, str
         assert self.kernels is not None, reason
         self.mean = torch.tensor(plan.mean).view(1, 3, 1, 1)
-        self.last_uses = plan.last_uses()
+        self.last_uses, self.blocks = plan.last_uses(), plan.inverted_residuals()
+        for block in self.blocks:  # in one pass, it reads its input when its last step would run
+            x = plan.steps[block.steps[0]].x
+            self.last_uses[x] = max(self.last_uses[x], block.project)
         self.block, self.workspace, self.workspace_of_labels = allocate(0), allocate(0), allocate(0)
         self.choices: Dict[int, Choices] = {}  # by the number of threads
         self.layouts: "OrderedDict[Tuple[int, ...], _Layout]" = OrderedDict()
@@ -117,13 +120,16 @@ class CpuRun:
         ways = [self.ways.of(i, views, key[-1]) for i in range(len(self.plan.steps))]
         if self.forced is not None:
             ways = [{self.forced: of[self.forced]} if self.forced in of else of for of in ways]
-        self._reserve_workspace(max(way.workspace for of in ways for way in of.values()))
+        fused = [self.ways.inverted_residual(block, views, key[-1]) for block in self.blocks]
+        self._reserve_workspace(max(way.workspace for way in [*fused, *(way for of in ways for way in of.values())]))
         if key[-1] not in self.choices:
             self.choices[key[-1]] = Choices(torch.device("cpu"), self.measure)
         choices = self.choices[key[-1]]
         chosen = [self._choose(choices, i, of, shapes) for i, of in enumerate(ways)]
+        calls = [_when_called(of[choice.name], self.workspace) for of, choice in zip(ways, chosen)]
+        for block, way in zip(self.blocks, fused):
+            self._fuse(choices, block, way, shapes, calls, chosen)
         choices.save()
-        calls = [of[choice.name].prepare(self.workspace) for of, choice in zip(ways, chosen)]
         layout = self.layouts[key] = _Layout(views[IMAGE], views[LOGITS], calls, chosen)
         if len(self.layouts) > SIZES:
             self.layouts.popitem(last=False)
@@ -143,10 +149,36 @@ class CpuRun:
     def _choose(self, choices: Choices, i: int, ways: Dict[str, Way], shapes: Dict[str, Shape]) -> Choice:
         step = self.plan.steps[i]
         candidates: Dict[str, Call] = {name: _when_called(way, self.workspace) for name, way in ways.items()}
-        reads = " ".join("x".join(map(str, shapes[value])) for value in step.reads)
-        key = f"{step} of {reads} {str(self.dtype).replace('torch.', '')}, {self.kernels.level()}"
         first = next(iter(ways))
+        key = self._key(str(step), step.reads, shapes)
         return choices.pick(key, candidates, (first, RULES.get(first, "a native kernel is there")))
+
+    def _key(self, what: str, reads: List[str], shapes: Dict[str, Shape]) -> str:
+        sizes = " ".join("x".join(map(str, shapes[value])) for value in reads)
+        return f"{what} of {sizes} {str(self.dtype).replace('torch.', '')}, {self.kernels.level()}"
+
+    def _fuse(
+        self,
+        choices: Choices,
+        block: InvertedResidual,
+        way: Way,
+        shapes: Dict[str, Shape],
+        calls: List[Call],
+        chosen: List[Choice],
+    ) -> None:
+        """Replaces the calls of a block's steps by one where that is faster."""
+        separate = [calls[i] for i in block.steps]
+        candidates = {FUSED: _when_called(way, self.workspace), SEPARATE: lambda: [call() for call in separate]}
+        if self.forced is not None:
+            candidates = {name: call for name, call in candidates.items() if (name == FUSED) == (self.forced == FUSED)}
+        steps = [self.plan.steps[i] for i in block.steps]
+        key = self._key(" then ".join(map(str, steps)), [steps[0].x], shapes)
+        choice = choices.pick(key, candidates, (FUSED, "the maps in between stay in the cache"))
+        if choice.name == SEPARATE:
+            return
+        for i in block.steps:
+            calls[i], chosen[i] = _nothing, choice
+        calls[block.project] = candidates[FUSED]
 
     def _reserve_block(self, count: int) -> None:
         if self.block.numel() < count:
@@ -157,6 +189,10 @@ class CpuRun:
         if self.workspace.numel() < count:
             self.layouts.clear()
             self.workspace = allocate(count)
+
+
+def _nothing() -> None:
+    """In place of a step that another one's call does."""
 
 
 def _when_called(way: Way, workspace: Tensor) -> Call:

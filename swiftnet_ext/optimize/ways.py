@@ -9,11 +9,12 @@ from torch import Tensor
 from ..models.pyramid import bicubic_weights
 from ..ops.native_cpu import aligned_bytes
 from .onednn import OneDNN, activate_, has_onednn
-from .plan import LOGITS, Convolution, MaxPool, Plan, PyramidPool, Resize
+from .plan import LOGITS, Convolution, InvertedResidual, MaxPool, Plan, PyramidPool, Resize
 
 Views = Dict[str, Tensor]
 Call = Callable[[], Any]
 WINOGRAD, DIRECT, ONEDNN, NATIVE = "winograd", "direct", "oneDNN", "native"
+FUSED, SEPARATE = "fused", "separate"  # of inverted residuals
 
 
 class Way(NamedTuple):
@@ -73,8 +74,7 @@ class Ways:
 
     def _convolution(self, i: int, step: Convolution, views: Views, threads: int) -> Dict[str, Way]:
         found: Dict[str, Way] = {}
-        simple = step.residual is None and step.up is None and step.tap is None
-        if step.is_depthwise3x3 and step.stride <= 2 and simple and step.output != LOGITS:
+        if step.is_depthwise3x3 and step.stride <= 2 and step.is_simple and step.output != LOGITS:
             found[NATIVE] = self._depthwise(i, step, views, threads)
         else:
             kernel, stride, padding = step.weight.shape[2], step.stride, step.padding
@@ -99,46 +99,70 @@ class Ways:
             dense[rows, g * c : (g + 1) * c] = step.weight[rows]
         return dense
 
+    def _pack(self, key: Tuple[Any, ...], step: Convolution, channels: int, tile: int) -> Tensor:
+        if key not in self.packed:
+            name = str(self.dtype).replace("torch.", "")
+            weight = self._dense_weight(step, channels)
+            block = aligned_bytes(self.kernels.packed_bytes(name, tile, *weight.shape[:3]))
+            self.kernels.pack_conv2d(weight, name, tile, block)
+            self.packed[key] = block
+        return self.packed[key]  # type: ignore[no-any-return]
+
     def _native(self, i: int, step: Convolution, views: Views, tile: int, threads: int) -> Way:
-        name = str(self.dtype).replace("torch.", "")
-        key = i, WINOGRAD if tile else DIRECT, tile
         x = views[step.x]
         kernel = step.weight.shape[2]
-
-        def packed() -> Tensor:
-            if key not in self.packed:
-                weight = self._dense_weight(step, x.shape[1])
-                count = self.kernels.packed_bytes(name, tile, weight.shape[0], weight.shape[1], kernel)
-                block = aligned_bytes(count)
-                self.kernels.pack_conv2d(weight, name, tile, block)
-                self.packed[key] = block
-            return self.packed[key]
-
-        out, tap = _optional(views, step.output), views[step.tap.output] if step.tap else None
+        out, tap, scale, shift, relu = _outputs(step, views)
         residual, up = _optional(views, step.residual), _optional(views, step.up)
-        scale, shift, relu = (step.tap.scale, step.tap.shift, step.tap.relu) if step.tap else (None, None, False)
         need = self.kernels.conv2d_workspace(
             x, tap if out is None else out, kernel, step.stride, step.padding, tile, threads
         )
 
         def prepare(workspace: Tensor) -> Call:
+            packed = self._pack((i, WINOGRAD if tile else DIRECT, tile), step, x.shape[1], tile)
             return partial(
-                self.kernels.conv2d, x, packed(), kernel, step.stride, step.padding, tile, step.activation,
+                self.kernels.conv2d, x, packed, kernel, step.stride, step.padding, tile, step.activation,
                 step.bias, residual, up, step.mode == "nearest", out, tap, scale, shift, relu, workspace, threads,
             )  # fmt: skip
 
         return Way(need, prepare)
 
-    def _depthwise(self, i: int, step: Convolution, views: Views, threads: int) -> Way:
-        key = i, NATIVE
+    def inverted_residual(self, block: InvertedResidual, views: Views, threads: int) -> Way:
+        expand, depthwise, project = (None if i is None else self.plan.steps[i] for i in block)
+        assert isinstance(depthwise, Convolution) and isinstance(project, Convolution)
+        assert expand is None or isinstance(expand, Convolution)
+        x, hidden = views[depthwise.x if expand is None else expand.x], depthwise.weight.shape[0]
+        out, tap, scale, shift, relu = _outputs(project, views)
+        residual = _optional(views, project.residual)
+
+        def packed(i: Optional[int]) -> Optional[Tensor]:
+            step = None if i is None else self.plan.steps[i]
+            return self._pack((i, FUSED), step, step.weight.shape[1], 0) if isinstance(step, Convolution) else None
+
+        def prepare(workspace: Tensor) -> Call:
+            return partial(
+                self.kernels.inverted_residual, x, packed(block.expand), None if expand is None else expand.bias,
+                self._taps((block.depthwise, FUSED), depthwise), depthwise.bias, depthwise.stride,
+                depthwise.activation, packed(block.project), project.bias, project.activation, residual,
+                out, tap, scale, shift, relu, workspace, threads,
+            )  # fmt: skip
+
+        need = self.kernels.inverted_residual_workspace(
+            x, expand is not None, hidden, depthwise.stride, tap if out is None else out, threads
+        )
+        return Way(need, prepare)
+
+    def _taps(self, key: Tuple[Any, ...], step: Convolution) -> Tensor:
         if key not in self.packed:
             self.packed[key] = step.weight[:, 0].reshape(-1, 9).t().contiguous()
+        return self.packed[key]  # type: ignore[no-any-return]
+
+    def _depthwise(self, i: int, step: Convolution, views: Views, threads: int) -> Way:
         assert step.output is not None
         return _fixed(
             partial(
                 self.kernels.depthwise3x3,
                 views[step.x],
-                self.packed[key],
+                self._taps((i, NATIVE), step),
                 step.bias,
                 step.stride,
                 step.activation,
@@ -184,6 +208,13 @@ def winograd_tile(dtype: torch.dtype, height: int, width: int) -> int:
 
 def _optional(views: Views, name: Optional[str]) -> Optional[Tensor]:
     return None if name is None else views[name]
+
+
+def _outputs(step: Convolution, views: Views) -> Tuple[Any, ...]:
+    """out, tap, and the tap's scale, shift and ReLU, as the kernels take them."""
+    tap = step.tap
+    of_tap = (None, None, None, False) if tap is None else (views[tap.output], tap.scale, tap.shift, tap.relu)
+    return (_optional(views, step.output), *of_tap)
 
 
 def _fixed(call: Call) -> Way:

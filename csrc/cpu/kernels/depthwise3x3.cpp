@@ -111,7 +111,7 @@ SWIFTNET_INLINE void row(const Depthwise3x3& call, int64_t n, int64_t h, int64_t
   }
   Rows<T> rows;
   for (int r = 0; r < 3; r++) {
-    const int64_t y = call.stride * h + r - 1;
+    const int64_t y = call.stride * h + r + call.top;
     const bool inside = y >= 0 && y < x.h;
     rows.pixels[r] =
         inside ? static_cast<const T*>(x.data) + (n * x.h + y) * x.w * x.c + c : reinterpret_cast<const T*>(zeros);
@@ -131,7 +131,7 @@ void run(const Depthwise3x3& call) {
   parallel_for(call.threads, out.n * out.h, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
       const int64_t n = i / out.h, h = i % out.h;
-      const int64_t below = call.stride * h + 2;  // the first row that this row of outputs does not read
+      const int64_t below = call.stride * h + 3 + call.top;  // the first row that this row of outputs does not read
       const char* ahead =
           reinterpret_cast<const char*>(static_cast<const T*>(call.x.data) +
                                         (n * call.x.h + (below < call.x.h ? below : call.x.h)) * call.x.w * call.x.c);

@@ -13,6 +13,8 @@ void conv2d(const Conv2d& call);
 void image_to_map(const ImageToMap& call);
 void max_pool3x3(const MaxPool3x3& call);
 void depthwise3x3(const Depthwise3x3& call);
+int64_t inverted_residual_workspace(const InvertedResidual& call);
+void inverted_residual(const InvertedResidual& call);
 void upsample_add(const UpsampleAdd& call);
 int64_t spatial_pyramid_pool_workspace(const SpatialPyramidPool& call);
 void spatial_pyramid_pool(const SpatialPyramidPool& call);

@@ -15,6 +15,8 @@ const Kernels table = {
     image_to_map,
     max_pool3x3,
     depthwise3x3,
+    inverted_residual_workspace,
+    inverted_residual,
     upsample_add,
     spatial_pyramid_pool_workspace,
     spatial_pyramid_pool,
