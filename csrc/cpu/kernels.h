@@ -33,7 +33,7 @@ struct Conv2d {
   int threads;
 };
 
-// out = image - mean, channels beyond the third 0; of one image.
+// out = image - mean, of one image.
 struct ImageToMap {
   bool bf16;             // of out
   const uint8_t* image;  // [H, W, 3]

@@ -26,7 +26,7 @@ void image_to_map(const TensorView& image, const std::vector<float>& mean, const
   ImageToMap call{};
   call.bf16 = is_bf16(out.dtype);
   call.out = present_map_of("out", out, out.dtype);
-  check(call.out.n == 1 && call.out.c >= 3, "out: expected [1, C, H, W] with at least 3 channels");
+  check(call.out.n == 1 && call.out.c == 3, "out: expected [1, 3, H, W]");
   check_tensor("image", image, {call.out.h, call.out.w, 3}, DType::kUInt8, -1);
   check_parameter("image", image, {call.out.h, call.out.w, 3}, DType::kUInt8, -1);
   check(mean.size() == 3, "mean: expected 3 numbers");

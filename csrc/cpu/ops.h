@@ -31,7 +31,7 @@ void conv2d(const TensorView& x, const TensorView& packed, const Convolution& co
             const TensorView& tap, const TensorView& tap_scale, const TensorView& tap_shift, bool tap_relu,
             const TensorView& workspace, int threads);
 
-// uint8 `image` [H, W, 3], contiguous, less the three of `mean`, to `out` [1, C, H, W], C ≥ 3; further channels are 0.
+// uint8 `image` [H, W, 3], contiguous, less the three of `mean`, to `out` [1, 3, H, W].
 void image_to_map(const TensorView& image, const std::vector<float>& mean, const TensorView& out, int threads);
 
 // Kernel 3, stride 2, padding 1.

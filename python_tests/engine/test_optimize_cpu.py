@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 import swiftnet_ext as sx
 from swiftnet_ext.optimize.arena import ALIGNMENT, Lifetime, allocate, arrange, total_bytes
 from swiftnet_ext.optimize.fold import fold
-from swiftnet_ext.optimize.plan import LOGITS
+from swiftnet_ext.optimize.plan import LOGITS, MaxPool, Tap
 from swiftnet_ext.optimize.run_cpu import SIZES, CpuRun, why_not
 from swiftnet_ext.optimize.run_torch import TorchRun
 from swiftnet_ext.optimize.ways import winograd_tile
@@ -27,7 +28,7 @@ def not_measured(monkeypatch):
     monkeypatch.setenv("SWIFTNET_EXT_CHOICES", "off")
 
 
-@pytest.mark.parametrize("way", ["winograd", "direct", "oneDNN"])
+@pytest.mark.parametrize("way", ["winograd", "direct", "oneDNN", "fused"])
 @pytest.mark.parametrize("case", VARIED, ids=titled)
 def test_every_way_gives_the_networks_logits(case, way):
     model = network(case[0], **case[1])
@@ -37,10 +38,11 @@ def test_every_way_gives_the_networks_logits(case, way):
         images = as_floats(pictures(size, batch=2))
         with torch.no_grad(), sx.use_backend("reference"):
             assert relative(run.logits(images), model.logits(images)) <= 1e-5
-    assert way in {choice.name for choice in run.latest} or way == "winograd"
+    may_lack = {"winograd": True, "fused": "mnv2" not in case[0]}.get(way, False)
+    assert way in {choice.name for choice in run.latest} or may_lack
 
 
-@pytest.mark.parametrize("way", ["winograd", "direct", "oneDNN"])
+@pytest.mark.parametrize("way", ["winograd", "direct", "oneDNN", "fused"])
 @pytest.mark.parametrize("case", VARIED, ids=titled)
 def test_every_way_in_bfloat16(case, way):
     """As near to the float32 network as PyTorch's bfloat16 with the same folded weights."""
@@ -54,6 +56,29 @@ def test_every_way_in_bfloat16(case, way):
         expected = model.logits(images)
         error, of_pytorch = (relative(r.logits(images), expected) for r in (run, plain))
     assert error <= max(0.02, 2 * of_pytorch)
+
+
+def test_what_is_an_inverted_residual():
+    """Only where nothing else reads the maps in between, and the convolutions are of its kinds."""
+    plan = fold(network("swiftnet_mnv2", channels=32))
+    blocks = plan.inverted_residuals()
+    assert [len(block.steps) for block in blocks] == [2] + 16 * [3]
+    block, others = blocks[2], {*blocks[:2], *blocks[3:]}
+    for i, change in (
+        (block.expand, {"activation": "relu"}),
+        (block.expand, {"residual": "image"}),
+        (block.depthwise, {"tap": Tap("another")}),
+        (block.depthwise, {"padding": 0}),
+        (block.project, {"up": "image"}),
+        (block.project, {"stride": 2}),
+    ):
+        steps = list(plan.steps)
+        steps[i] = replace(steps[i], **change)
+        found = replace(plan, steps=steps).inverted_residuals()
+        assert block not in found and others <= set(found)
+    for i in (block.expand, block.depthwise):  # read again at the end
+        steps = [*plan.steps, MaxPool("", "another", plan.steps[i].output)]
+        assert block not in replace(plan, steps=steps).inverted_residuals()
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,9 @@ RECORD = ROOT / "benchmarks" / "results" / "emulated" / "prove.json"
 NUMERIC, CONTRACT, TENSOR_CORES, HUGE = (
     f"core/ops/test_{name}.py" for name in ("numeric", "contract", "tensor_cores", "huge")
 )
-OF_CPU = [f"core/ops/test_{name}.py" for name in ("cpu_conv2d", "cpu_kernels", "cpu_multiscale")]
+OF_CPU = [
+    f"core/ops/test_{name}.py" for name in ("cpu_conv2d", "cpu_inverted_residual", "cpu_kernels", "cpu_multiscale")
+]
 LEAST_SHAPES, LEAST_MUTANTS, LEAST_COVERAGE = 60, 25, 98.0
 EMULATED = ["--backends", "emulated"]
 BOTH = ["--backends", "reference,emulated"]

@@ -22,7 +22,7 @@ def channels_last(dtype, channels=CHANNELS, height=HEIGHT, width=WIDTH, batch=BA
 
 
 def image_to_map(dtype):
-    t = dict(image=torch.zeros(HEIGHT, WIDTH, 3, dtype=torch.uint8), out=channels_last(dtype, 4, batch=1))
+    t = dict(image=torch.zeros(HEIGHT, WIDTH, 3, dtype=torch.uint8), out=channels_last(dtype, 3, batch=1))
     return t, lambda: cpu.image_to_map(t["image"], [0.0] * 3, t["out"], 1)
 
 
@@ -82,6 +82,24 @@ def winograd6(dtype):
     return convolution(dtype, 6)
 
 
+def inverted_residual(dtype):
+    """Of seven rows in one band; its last rows have none below them."""
+    name = str(dtype).replace("torch.", "")
+    t = dict(x=channels_last(dtype, 10), depthwise=torch.zeros(9, CHANNELS))
+    t.update((name, channels_last(dtype, OUTPUTS)) for name in ("residual", "out", "tap"))
+    t.update((name, torch.zeros(OUTPUTS)) for name in ("project_bias", "tap_scale", "tap_shift"))
+    t.update((name, torch.zeros(CHANNELS)) for name in ("expand_bias", "depthwise_bias"))
+    t["expand"] = torch.zeros(cpu.packed_bytes(name, 0, CHANNELS, 10, 1), dtype=torch.uint8)
+    t["project"] = torch.zeros(cpu.packed_bytes(name, 0, OUTPUTS, CHANNELS, 1), dtype=torch.uint8)
+    count = cpu.inverted_residual_workspace(t["x"], True, CHANNELS, 1, t["out"], 1)
+    t["workspace"] = torch.zeros(count, dtype=torch.uint8)
+    return t, lambda: cpu.inverted_residual(
+        t["x"], t["expand"], t["expand_bias"], t["depthwise"], t["depthwise_bias"], 1, "none", t["project"],
+        t["project_bias"], "none", t["residual"], t["out"], t["tap"], t["tap_scale"], t["tap_shift"], True,
+        t["workspace"], 1,
+    )  # fmt: skip
+
+
 def spatial_pyramid_pool(dtype):
     levels, joined = 5, CHANNELS + 5
     t = dict(x=channels_last(dtype), level_weight=torch.zeros(1, levels, CHANNELS), out=channels_last(dtype, OUTPUTS))
@@ -102,8 +120,8 @@ def multiscale_mean(dtype):
 
 
 KERNELS = [
-    image_to_map, max_pool3x3, depthwise3x3, resize, upsample_add, conv2d, winograd4, winograd6, spatial_pyramid_pool,
-    multiscale_mean
+    image_to_map, max_pool3x3, depthwise3x3, resize, upsample_add, conv2d, winograd4, winograd6, inverted_residual,
+    spatial_pyramid_pool, multiscale_mean,
 ]  # fmt: skip
 
 

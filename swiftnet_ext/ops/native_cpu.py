@@ -7,7 +7,6 @@ layouts are copied, and results come back in the layout that the operator promis
 from typing import Any, List, Optional, Tuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _native
@@ -58,13 +57,6 @@ def _bytes(op: str, count: int) -> Tensor:
     return allocated(op, count, torch.device("cpu"), lambda: aligned_bytes(count))
 
 
-def _even(x: Tensor) -> Tensor:
-    """bfloat16 channels are multiplied in pairs: an odd one gets a partner of zeros."""
-    if x.dtype is not torch.bfloat16 or x.shape[1] % 2 == 0:
-        return x
-    return F.pad(x, (0, 0, 0, 0, 0, 1)).contiguous(memory_format=torch.channels_last)
-
-
 def winograd_pays(kernels: Any, weight: Tensor) -> bool:
     """Whether "auto" is Winograd's algorithm for a 3×3 of this weight."""
     if weight.dtype is torch.bfloat16 and kernels.level() == "amx":
@@ -78,7 +70,7 @@ def _packed(op: str, kernels: Any, weight: Tensor, tile: int) -> Tensor:
     found = packed.find(weight, key)
     if found is not None:
         return found
-    whole = _even(weight.detach()).float().contiguous()
+    whole = weight.detach().float().contiguous()
     outputs, channels, kernel, _ = whole.shape
     made = _bytes(op, kernels.packed_bytes(dtype, tile, outputs, channels, kernel))
     kernels.pack_conv2d(whole, dtype, tile, made)
@@ -107,7 +99,7 @@ def _convolve(
     outputs = [_empty(x, shape) for wanted in (out, tap) if wanted]
     if outputs[0].numel() == 0:
         return outputs
-    x, threads = _even(x), torch.get_num_threads()
+    threads = torch.get_num_threads()
     scale, shift, tap_relu = tap or (None, None, False)
     parameters = _parameter(bias), residual, up, mode == "nearest"
     tapped = outputs[-1] if tap else None, _parameter(scale), _parameter(shift), tap_relu
