@@ -29,14 +29,10 @@ class OneDNN:
         "relu6": ("hardtanh", [0.0, 6.0]),
     }
 
-    def __init__(self, step: Convolution, dtype: torch.dtype, channels: int = 0) -> None:
-        """`channels`: of the map where it has more than the weight; these are multiplied by 0."""
-        weight = step.weight
-        if channels > weight.shape[1] * step.groups:
-            weight = torch.nn.functional.pad(weight, (0, 0, 0, 0, 0, channels - weight.shape[1] * step.groups))
+    def __init__(self, step: Convolution, dtype: torch.dtype) -> None:
         geometry = [step.padding] * 2, [step.stride] * 2, [1, 1], step.groups
         pack = torch.ops.mkldnn._reorder_convolution_weight
-        self.geometry, self.weight = geometry, pack(weight.to(dtype), *geometry)
+        self.geometry, self.weight = geometry, pack(step.weight.to(dtype), *geometry)
         self.bias = None if step.bias is None else step.bias.to(dtype)
 
     def __call__(self, x: Tensor, activation: str, residual: Optional[Tensor] = None) -> Tensor:

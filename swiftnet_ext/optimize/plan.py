@@ -221,7 +221,7 @@ class Plan:
         return found
 
     def shapes(self, image: Sequence[int]) -> Dict[str, Shape]:
-        """The shapes of all values for an image [N, C, H, W]; C may exceed 3 by channels of zeros."""
+        """The shapes of all values for an image [N, 3, H, W]."""
         n, c, h, w = image
         found: Dict[str, Shape] = {IMAGE: (n, c, h, w)}
         for step in self.steps:

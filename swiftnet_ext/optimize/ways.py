@@ -85,24 +85,14 @@ class Ways:
             found[DIRECT] = self._native(i, step, views, 0, threads)
             if self.dtype == torch.bfloat16 and self.kernels.level() == "amx":
                 found = dict(reversed(list(found.items())))
-        if self.onednn and (step.output != LOGITS or self.dtype == torch.float32 or not found):
+        if self.onednn and (step.output != LOGITS or self.dtype == torch.float32):
             found[ONEDNN] = self._by_onednn(i, step, views, threads)
-        return found or {"PyTorch": self._by_torch(i, step, views)}
+        return found
 
-    def _dense_weight(self, step: Convolution, channels: int) -> Tensor:
-        """[K, C, k, k] without groups, and with zeros for channels that the map has beyond the weight's."""
-        k, c, kernel, _ = step.weight.shape
-        dense = torch.zeros(k, channels, kernel, kernel)
-        outputs = k // step.groups
-        for g in range(step.groups):
-            rows = slice(g * outputs, (g + 1) * outputs)
-            dense[rows, g * c : (g + 1) * c] = step.weight[rows]
-        return dense
-
-    def _pack(self, key: Tuple[Any, ...], step: Convolution, channels: int, tile: int) -> Tensor:
+    def _pack(self, key: Tuple[Any, ...], step: Convolution, tile: int) -> Tensor:
         if key not in self.packed:
             name = str(self.dtype).replace("torch.", "")
-            weight = self._dense_weight(step, channels)
+            weight = _dense_weight(step)
             block = aligned_bytes(self.kernels.packed_bytes(name, tile, *weight.shape[:3]))
             self.kernels.pack_conv2d(weight, name, tile, block)
             self.packed[key] = block
@@ -118,7 +108,7 @@ class Ways:
         )
 
         def prepare(workspace: Tensor) -> Call:
-            packed = self._pack((i, WINOGRAD if tile else DIRECT, tile), step, x.shape[1], tile)
+            packed = self._pack((i, WINOGRAD if tile else DIRECT, tile), step, tile)
             return partial(
                 self.kernels.conv2d, x, packed, kernel, step.stride, step.padding, tile, step.activation,
                 step.bias, residual, up, step.mode == "nearest", out, tap, scale, shift, relu, workspace, threads,
@@ -136,7 +126,7 @@ class Ways:
 
         def packed(i: Optional[int]) -> Optional[Tensor]:
             step = None if i is None else self.plan.steps[i]
-            return self._pack((i, FUSED), step, step.weight.shape[1], 0) if isinstance(step, Convolution) else None
+            return self._pack((i, FUSED), step, 0) if isinstance(step, Convolution) else None
 
         def prepare(workspace: Tensor) -> Call:
             return partial(
@@ -177,26 +167,22 @@ class Ways:
         def prepare(_: Tensor) -> Call:
             key = i, ONEDNN
             if key not in self.packed:
-                self.packed[key] = OneDNN(step, self.dtype, views[step.x].shape[1])
+                self.packed[key] = OneDNN(step, self.dtype)
             return partial(_onednn_call, self.kernels, self.packed[key], step, views, threads)
 
         return Way(0, prepare)
 
-    def _by_torch(self, i: int, step: Convolution, views: Views) -> Way:
-        from .run_torch import TorchRun
 
-        part = Plan("", 0, None, self.plan.mean, [step])
-        run = TorchRun(part, torch.device("cpu"), self.dtype, onednn=False)
-        unit = run.units[0].candidates["library"]
-
-        def call() -> None:
-            values = {value: views[value] for value in step.reads}
-            values[step.x] = values[step.x][:, : step.weight.shape[1] * step.groups]
-            unit(values)
-            for value in step.writes:
-                views[value].copy_(values[value])
-
-        return _fixed(call)
+def _dense_weight(step: Convolution) -> Tensor:
+    """[K, C, k, k] without groups."""
+    if step.groups == 1:
+        return step.weight.contiguous()
+    k, c, kernel, _ = step.weight.shape
+    dense, outputs = torch.zeros(k, c * step.groups, kernel, kernel), k // step.groups
+    for g in range(step.groups):
+        rows = slice(g * outputs, (g + 1) * outputs)
+        dense[rows, g * c : (g + 1) * c] = step.weight[rows]
+    return dense
 
 
 def winograd_tile(dtype: torch.dtype, height: int, width: int) -> int:
