@@ -21,7 +21,7 @@ demo: $(VENV)/.installed
 
 # one thread for each worker: PyTorch's own would fight over the cores
 test: $(VENV)/.dev $(EMULATION)
-	OMP_NUM_THREADS=1 $(BIN)/pytest python_tests -n $(JOBS) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest python_tests -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 # STEPS=race,mutants for some of it
 prove: $(VENV)/.dev

@@ -236,7 +236,7 @@ def emulator(device, quick: bool) -> Dict[str, object]:
                 y = call(device, case, given, variant).cpu()
                 if exact and not torch.equal(y, expected):
                     raise StepFailed(f"{name} {shape}: whole numbers differ from the emulation's")
-                _, allowed = bound(case, shape, t, variant, dtype)
+                *_, allowed = bound(case, shape, t, variant, dtype)
                 if not bool(((y.double() - expected.double()).abs() <= 2 * allowed).all()):
                     raise StepFailed(f"{name} {shape}: differs from the emulation by more than both may err")
                 equal, within = equal + exact, within + (not exact)

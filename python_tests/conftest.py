@@ -12,6 +12,8 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 collect_ignore = (
     [] if sys.version_info >= (3, 9) else ["emulation", "engine", "distribution", "prove"]
 )  # these ask for Python 3.9
+# one test of these takes as long as hundreds of others: begun last, it would leave the other workers without any
+LONG = ("test_train.py", "test_gpu_report.py", "test_configure.py", "test_cli.py", "test_export.py")
 
 
 def pytest_addoption(parser):
@@ -66,7 +68,8 @@ def pytest_collection_modifyitems(config, items):
 
     untaken = [item for item in items if not is_taken(item)]
     config.hook.pytest_deselected(items=untaken)
-    items[:] = [item for item in items if is_taken(item)]
+    taken = [item for item in items if is_taken(item)]
+    items[:] = sorted(taken, key=lambda item: os.path.basename(str(item.fspath)) not in LONG)
 
 
 @pytest.fixture

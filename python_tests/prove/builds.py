@@ -86,7 +86,7 @@ def pytest(check: str, arguments: List[str], jobs: int, report: Path, module_fol
     if report.exists():
         report.unlink()
     command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *arguments]
-    command += ["-n", str(jobs)] if jobs > 1 else ["-p", "no:xdist"]
+    command += ["-n", str(jobs), "--dist", "worksteal"] if jobs > 1 else ["-p", "no:xdist"]
     if check == "cpu_sanitize":
         command.append("--capture=sys")  # what was captured of the process's own output would end with it
     done = run(command, cwd=ROOT / "python_tests", env=environment_for(check, module_folder or folder(check)))

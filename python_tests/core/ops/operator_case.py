@@ -101,7 +101,8 @@ def to_double(t):
 
 
 def bound(case, shape, t, variant, dtype):
-    """The error that is allowed at each element, derived from the arithmetic.
+    """(value, magnitude, stored, allowed): what the oracle says, the error from what is rounded on the way, and the error that
+    is allowed at each element, derived from the arithmetic.
 
     Adding n products in fp32 errs by at most n·u·Σ|terms| (u = 2^-24); the prologue's and epilogue's few roundings add
     16. (Winograd adds C products a point, its transforms round 2 times for inputs, 4 for weights and 4 for outputs, and
@@ -116,5 +117,6 @@ def bound(case, shape, t, variant, dtype):
     if case.auto and torch.cuda.is_available() and tensor_cores_take(dtype, torch.cuda.get_device_capability()):
         terms, unit = max(terms, 9 * shape[1] + shape[2]), oracle.MMA_UNIT
     arithmetic = (terms + 16 + 6 * side) * unit * magnitude
-    arithmetic = arithmetic + case.stored(t, variant, dtype)
-    return value, arithmetic + oracle.UNIT[dtype] * value.abs() + oracle.TINY[dtype]
+    stored = case.stored(t, variant, dtype)
+    allowed = arithmetic + stored + oracle.UNIT[dtype] * value.abs() + oracle.TINY[dtype]
+    return value, magnitude, stored, allowed

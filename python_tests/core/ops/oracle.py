@@ -4,6 +4,8 @@ Each oracle returns (value, magnitude): magnitude is the same formula over absol
 are relative to.
 """
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 
@@ -15,6 +17,7 @@ TINY = {torch.float32: 2.0**-150, torch.float16: 2.0**-25, torch.bfloat16: 2.0**
 MMA_UNIT = 17 / 16 * 2.0**-23
 
 
+@lru_cache(maxsize=None)
 def bilinear_matrix(out, size):
     m = np.zeros((out, size))
     for i in range(out):
@@ -28,6 +31,7 @@ def bilinear_matrix(out, size):
     return torch.from_numpy(m)
 
 
+@lru_cache(maxsize=None)
 def nearest_matrix(out, size):
     m = np.zeros((out, size))
     ratio = np.float32(size) / np.float32(out)  # the index is fp32 arithmetic in PyTorch, whatever the map's dtype
@@ -36,6 +40,7 @@ def nearest_matrix(out, size):
     return torch.from_numpy(m)
 
 
+@lru_cache(maxsize=None)
 def pooling_matrix(cells, size):
     m = np.zeros((cells, size))
     for i in range(cells):
@@ -82,6 +87,7 @@ def polynomial(roots):
     return np.polynomial.polynomial.polyfromroots(roots)
 
 
+@lru_cache(maxsize=None)
 def winograd_matrices():
     """(|B|ᵀ, |G|, |A|ᵀ) of F(4×4, 3×3) by the points 0, ±3/4, ±3/2 and ∞: each row of Bᵀ is Π over the other points q of
     (x - q), of G (1, p, p²) / Π (p - q), of A the powers of p."""
