@@ -30,7 +30,7 @@ int64_t workspace_of_thread(const Conv2d& call) {
 template <typename T>
 void direct(const Conv2d& call) {
   const Epilogue<T> epilogue(call);
-  const Windows<T> windows(call, epilogue);
+  const Windows<T> windows(call, epilogue, Direct<T>::at_once(epilogue.outputs()));
   const Direct<T> convolution(call, epilogue, windows);
   parallel_parts(call.threads, windows.chunks(), [&](int64_t part, int64_t begin, int64_t end) {
     Chunk<T> chunk;

@@ -16,6 +16,7 @@ class ByTiles {
  public:
   static constexpr int kOutputs = 32, kPixelsAtOnce = 2 * kTileRows;
 
+  static int at_once(int64_t) { return kPixelsAtOnce; }
   static int64_t filled(int64_t depth) { return round_up(depth, kTileDepth); }
   static int64_t blocks(int64_t outputs) { return (outputs + kOutputs - 1) / kOutputs; }
 

@@ -15,6 +15,8 @@ class ByVectors {
  public:
   using Type = typename Packed<T>::Type;
 
+  static int at_once(int64_t outputs) { return pixels_at_once(next_block(outputs)); }
+
   static int64_t packed_bytes(int64_t outputs, int64_t channels, int kernel) {
     return round_up(outputs, kLanes) * kernel * filled(kernel * channels) * sizeof(Type);
   }
