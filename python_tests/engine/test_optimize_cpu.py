@@ -82,16 +82,17 @@ def test_what_is_an_inverted_residual():
 
 
 @pytest.mark.parametrize(
-    "dtype, size, tile",
+    "dtype, shape, tile",
     [
-        (torch.bfloat16, (128, 256), 6),
-        (torch.bfloat16, (16, 32), 6),  # 18 tiles of 64 products for 32 of 36
-        (torch.bfloat16, (8, 8), 4),  # 4 of 64 for 4 of 36
-        (torch.float32, (128, 256), 4),
+        (torch.bfloat16, (64, 128, 256), 6),
+        (torch.bfloat16, (128, 16, 32), 6),  # 18 tiles of 64 products for 32 of 36
+        (torch.bfloat16, (128, 8, 8), 4),  # 4 of 64 for 4 of 36
+        (torch.bfloat16, (256, 128, 256), 4),
+        (torch.float32, (64, 128, 256), 4),
     ],
 )
-def test_winograds_tile(dtype, size, tile):
-    assert winograd_tile(dtype, *size) == tile
+def test_winograds_tile(dtype, shape, tile):
+    assert winograd_tile(dtype, *shape) == tile
 
 
 def test_bytes_and_floats_give_the_same():

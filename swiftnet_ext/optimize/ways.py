@@ -15,6 +15,7 @@ Views = Dict[str, Tensor]
 Call = Callable[[], Any]
 WINOGRAD, DIRECT, ONEDNN, NATIVE = "winograd", "direct", "oneDNN", "native"
 FUSED, SEPARATE = "fused", "separate"  # of inverted residuals
+MOST_CHANNELS_OF_6 = 128  # 64 and 128 are a seventh faster than by 4, 256 and 512 are not
 
 
 class Way(NamedTuple):
@@ -79,9 +80,8 @@ class Ways:
         else:
             kernel, stride, padding = step.weight.shape[2], step.stride, step.padding
             if (kernel, stride, padding) == (3, 1, 1):
-                found[WINOGRAD] = self._native(
-                    i, step, views, winograd_tile(self.dtype, *views[step.x].shape[2:]), threads
-                )
+                tile = winograd_tile(self.dtype, *views[step.x].shape[1:])
+                found[WINOGRAD] = self._native(i, step, views, tile, threads)
             found[DIRECT] = self._native(i, step, views, 0, threads)
             if self.dtype == torch.bfloat16 and self.kernels.level() == "amx":
                 found = dict(reversed(list(found.items())))
@@ -185,11 +185,15 @@ def _dense_weight(step: Convolution) -> Tensor:
     return dense
 
 
-def winograd_tile(dtype: torch.dtype, height: int, width: int) -> int:
-    """How many outputs a side Winograd's tiles have on a map: 6 in bfloat16 where that takes no more products than 4, which
-    float32 always has, as 6 rounds four times as much."""
+def winograd_tile(dtype: torch.dtype, channels: int, height: int, width: int) -> int:
+    """How many outputs a side Winograd's tiles have on a map: 4, or in bfloat16 6 where that takes no more products.
+
+    6 rounds four times as much, and of many channels it is no faster: its weights, almost twice as large, are read for
+    fewer tiles.
+    """
     products = {tile: -(-height // tile) * -(-width // tile) * (tile + 2) ** 2 for tile in (4, 6)}
-    return 6 if dtype == torch.bfloat16 and products[6] <= products[4] else 4
+    pays = channels <= MOST_CHANNELS_OF_6 and products[6] <= products[4]
+    return 6 if dtype == torch.bfloat16 and pays else 4
 
 
 def _optional(views: Views, name: Optional[str]) -> Optional[Tensor]:
