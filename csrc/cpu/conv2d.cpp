@@ -62,7 +62,7 @@ void conv2d(const TensorView& x, const TensorView& packed, const Convolution& co
             const TensorView& workspace, int threads) {
   Conv2d call = call_of(x, out, tap, convolution, threads);
   const Map& y = out.defined() ? call.out : call.tap;
-  if (y.n * y.c * y.h * y.w == 0) return;
+  if (is_empty(y)) return;
   call.packed = bytes_of("packed", packed, packed_bytes(x.dtype, call.tile, y.c, call.x.c, call.kernel));
   call.bias = parameter_of("bias", bias, {y.c});
   call.tap_scale = parameter_of("tap_scale", tap_scale, {y.c});

@@ -46,7 +46,8 @@ InvertedResidual call_of(const TensorView& x, bool expands, int64_t hidden, int 
 
 int64_t inverted_residual_workspace(const TensorView& x, bool expands, int64_t hidden, int stride,
                                     const TensorView& out_or_tap, int threads) {
-  return kernels().inverted_residual_workspace(call_of(x, expands, hidden, stride, out_or_tap, {}, threads));
+  const InvertedResidual call = call_of(x, expands, hidden, stride, out_or_tap, {}, threads);
+  return is_empty(call.expand.x) ? 0 : kernels().inverted_residual_workspace(call);
 }
 
 void inverted_residual(const InvertedResidualBlock& block, const TensorView& workspace) {
@@ -72,7 +73,7 @@ void inverted_residual(const InvertedResidualBlock& block, const TensorView& wor
   project.tap_scale = parameter_of("tap_scale", block.tap_scale, {y.c});
   project.tap_shift = parameter_of("tap_shift", block.tap_shift, {y.c});
   project.tap_relu = block.tap_relu;
-  if (y.n * y.h * y.w == 0) return;
+  if (is_empty(call.expand.x)) return;
   call.workspace = bytes_of("workspace", workspace, kernels().inverted_residual_workspace(call));
   kernels().inverted_residual(call);
 }

@@ -35,6 +35,8 @@ inline Map map_of(const char* name, const TensorView& t, DType dtype) {
   return map;
 }
 
+inline bool is_empty(const Map& map) { return map.n * map.c * map.h * map.w == 0; }
+
 // A map is absent, or of this size; also one without elements, which has no address.
 inline void check_size(const char* name, const TensorView& t, int64_t n, int64_t c, int64_t h, int64_t w) {
   check(!t.defined() || (t.ndim == 4 && t.shape[0] == n && t.shape[1] == c && t.shape[2] == h && t.shape[3] == w),

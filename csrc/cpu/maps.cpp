@@ -12,8 +12,6 @@ Map present_map_of(const char* name, const TensorView& t, DType dtype) {
   return map_of(name, t, dtype);
 }
 
-bool is_empty(const Map& map) { return map.n * map.c * map.h * map.w == 0; }
-
 // A map without elements has no address, so that `map` looks absent.
 void check_resizable(const TensorView& x, const Map& map, const Map& out) {
   check(!x.defined() || (map.n == out.n && map.c == out.c && (is_empty(out) || !is_empty(map))),

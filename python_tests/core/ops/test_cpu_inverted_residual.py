@@ -152,11 +152,12 @@ def test_misuse(cpu):
             run(**changed)
 
 
-def test_nothing_of_empty_maps(cpu):
-    x = torch.empty(0, 6, 9, 8).contiguous(memory_format=torch.channels_last)
+@pytest.mark.parametrize("size", [(0, 6, 9, 8), (2, 6, 0, 8), (2, 6, 9, 0)])
+def test_nothing_of_empty_maps(cpu, size):
     block = Block(cpu, (1, 6, 20, 5, 9, 8, 1), torch.float32)
-    y = torch.empty(0, 5, 9, 8).contiguous(memory_format=torch.channels_last)
+    x, y = (torch.empty(size[0], c, *size[2:]).contiguous(memory_format=torch.channels_last) for c in (6, 5))
+    assert cpu.inverted_residual_workspace(x, True, 20, 1, y, 1) == 0
     cpu.inverted_residual(
         x, block.packed(block.expand), None, block.depthwise, None, 1, "none", block.packed(block.project), None,
-        "none", None, y, None, None, None, False, aligned(64), 1,
+        "none", None, y, None, None, None, False, None, 1,
     )  # fmt: skip
