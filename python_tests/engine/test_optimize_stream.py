@@ -108,7 +108,8 @@ class Recorder:
         return graph
 
     @contextlib.contextmanager
-    def graph(self, graph, stream):
+    def graph(self, graph, stream, capture_error_mode):
+        assert capture_error_mode == "thread_local"  # another thread reads the next images meanwhile
         self.capturing, self.captures = graph, self.captures + 1
         yield
         self.capturing = None

@@ -61,7 +61,10 @@ class Graphs:
             return result
 
     def _capture(self, call: Callable[[Tensor], Tensor], images: Tensor) -> _Captured:
-        """On the stream that all warm-ups run on: weights packed there are ready without waiting, also for later sizes."""
+        """On the stream that all warm-ups run on: weights packed there are ready without waiting, also for later sizes.
+
+        What other threads do meanwhile is no error of the capture's: `segment_batches` pins and copies the next images.
+        """
         image = images.to(self.device, copy=True).contiguous()
         self.side.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self.side):
@@ -69,6 +72,6 @@ class Graphs:
                 call(image)
         torch.cuda.synchronize(self.device)
         graph = torch.cuda.CUDAGraph()
-        with kept_in_graphs(), torch.cuda.graph(graph, stream=self.side):
+        with kept_in_graphs(), torch.cuda.graph(graph, stream=self.side, capture_error_mode="thread_local"):
             result = call(image)
         return _Captured(graph, image, result)
