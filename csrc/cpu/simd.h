@@ -20,7 +20,6 @@ namespace SWIFTNET_CPU_LEVEL {
 namespace {
 
 #define SWIFTNET_INLINE inline __attribute__((always_inline))
-#define SWIFTNET_INLINE_LAMBDA __attribute__((always_inline))
 
 #if defined(__AVX512F__)
 constexpr int kLanes = 16;

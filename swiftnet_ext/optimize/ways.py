@@ -15,7 +15,7 @@ Views = Dict[str, Tensor]
 Call = Callable[[], Any]
 WINOGRAD, DIRECT, ONEDNN, NATIVE = "winograd", "direct", "oneDNN", "native"
 FUSED, SEPARATE = "fused", "separate"  # of inverted residuals
-MOST_CHANNELS_OF_6 = 128  # 64 and 128 are a seventh faster than by 4, 256 and 512 are not
+MOST_CHANNELS_OF_6 = 128  # whose weights still fit beside a core's tiles
 
 
 class Way(NamedTuple):
@@ -188,8 +188,8 @@ def _dense_weight(step: Convolution) -> Tensor:
 def winograd_tile(dtype: torch.dtype, channels: int, height: int, width: int) -> int:
     """How many outputs a side Winograd's tiles have on a map: 4, or in bfloat16 6 where that takes no more products.
 
-    6 rounds four times as much, and of many channels it is no faster: its weights, almost twice as large, are read for
-    fewer tiles.
+    6 rounds four times as much, and its weights are almost twice as large: of many channels they take longer to read than
+    the saved products.
     """
     products = {tile: -(-height // tile) * -(-width // tile) * (tile + 2) ** 2 for tile in (4, 6)}
     pays = channels <= MOST_CHANNELS_OF_6 and products[6] <= products[4]

@@ -80,20 +80,21 @@ class Epilogue {
     const int64_t offset = pixel * size_.c + channel;
     if (call_.residual.data) {
       const T* residual = static_cast<const T*>(call_.residual.data) + offset;
-      for_vectors_of(y, last,
-                     [&](Floats& y, int64_t c, auto part) SWIFTNET_INLINE_LAMBDA { y += load(residual + c, part); });
+      for_vectors_of(y, last, [&](Floats& y, int64_t c, auto part) __attribute__((always_inline)) {
+        y += load(residual + c, part);
+      });
     }
     if (call_.up.data)
       for (int i = 0; i < corners_; i++) {
         const Floats share = broadcast(corners.shares[i]);
         const T* corner = corners.values[i] + channel;
-        for_vectors_of(y, last, [&](Floats& y, int64_t c, auto part) SWIFTNET_INLINE_LAMBDA {
+        for_vectors_of(y, last, [&](Floats& y, int64_t c, auto part) __attribute__((always_inline)) {
           y += share * load(corner + c, part);
         });
       }
     if (call_.tap.data) {
       T* to = static_cast<T*>(call_.tap.data) + offset;
-      for_vectors_of(y, last, [&](Floats tap, int64_t c, auto part) SWIFTNET_INLINE_LAMBDA {
+      for_vectors_of(y, last, [&](Floats tap, int64_t c, auto part) __attribute__((always_inline)) {
         if (call_.tap_scale) tap *= load(call_.tap_scale + channel + c, part);
         if (call_.tap_shift) tap += load(call_.tap_shift + channel + c, part);
         store(to + c, call_.tap_relu ? relu(tap) : tap, part);
@@ -110,11 +111,12 @@ class Epilogue {
   SWIFTNET_INLINE void add_bias(Floats (&y)[N], int64_t channel, Part last) const {
     if (!call_.bias) return;
     const float* bias = call_.bias + channel;
-    for_vectors_of(y, last, [&](Floats& y, int64_t c, auto part) SWIFTNET_INLINE_LAMBDA { y += load(bias + c, part); });
+    for_vectors_of(y, last,
+                   [&](Floats& y, int64_t c, auto part) __attribute__((always_inline)) { y += load(bias + c, part); });
   }
   template <int N, typename To, typename Part>
   SWIFTNET_INLINE void write_out(const Floats (&y)[N], To* out, Part last) const {
-    for_vectors_of(y, last, [&](Floats y, int64_t c, auto part) SWIFTNET_INLINE_LAMBDA {
+    for_vectors_of(y, last, [&](Floats y, int64_t c, auto part) __attribute__((always_inline)) {
       store(out + c, clamp(y, range_), part);
     });
   }

@@ -8,8 +8,8 @@ namespace cpu {
 namespace SWIFTNET_CPU_LEVEL {
 namespace {
 
-// The most whose windows stay in the cache while all outputs are made; divisible by all numbers of pixels made at once.
-// Few where the weight stays in the innermost cache, so that the outputs do too.
+// The most whose windows stay in the cache while all outputs are made; few where the weight stays in the innermost
+// cache, so that the outputs do too. The larger is divisible by all numbers of pixels made at once.
 constexpr int kPixelsOfChunk = 192, kPixelsOfSmallChunk = 48;
 constexpr int64_t kSmallWeightBytes = 16 * 1024;
 
@@ -29,14 +29,14 @@ struct Chunk {
 template <typename T>
 class Windows {
  public:
-  // `at_once`: how many pixels are made at once.
+  // Of at least one pixel; `at_once` are made at once.
   Windows(const Conv2d& call, const Epilogue<T>& epilogue, int at_once) : call_(call), epilogue_(epilogue) {
     const Map& y = call.out.data ? call.out : call.tap;
     height_ = y.h, width_ = y.w, pixels_ = y.n * y.h * y.w;
     const int64_t weight_bytes = y.c * call.x.c * call.kernel * call.kernel * sizeof(T);
     const int64_t most = call.threads * (weight_bytes <= kSmallWeightBytes ? kPixelsOfSmallChunk : kPixelsOfChunk);
     const int64_t chunks = (pixels_ + most - 1) / most * call.threads;  // as many for each thread
-    chunk_ = chunks == 0 ? at_once : round_up((pixels_ + chunks - 1) / chunks, at_once);
+    chunk_ = round_up((pixels_ + chunks - 1) / chunks, at_once);
   }
 
   int64_t chunks() const { return (pixels_ + chunk_ - 1) / chunk_; }

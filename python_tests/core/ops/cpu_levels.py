@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 import torch
 
 from swiftnet_ext import _native
@@ -25,6 +26,25 @@ def of_all_levels():
         for level in module.levels() if module is not None else ():
             found.setdefault(level, module)
     return [(module, level) for level, module in found.items()]
+
+
+def fixture_at_each_level():
+    """The fixture `cpu`: `_C.cpu` at each of these."""
+    modules = of_all_levels()
+
+    @pytest.fixture(params=modules, ids=[level for _, level in modules])
+    def cpu(request):
+        module, level = request.param
+        module.use_level(level)
+        yield module
+        module.use_level(module.levels()[0])
+
+    return cpu
+
+
+def random_map(generator, *shape, dtype):
+    """[N, C, H, W], dense channels_last."""
+    return torch.randn(*shape, generator=generator).to(dtype).contiguous(memory_format=torch.channels_last)
 
 
 def aligned(count):

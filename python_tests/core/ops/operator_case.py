@@ -101,7 +101,7 @@ def to_double(t):
 
 
 def bound(case, shape, t, variant, dtype):
-    """(value, magnitude, stored, allowed): what the oracle says, the error from what is rounded on the way, and the error that
+    """(value, magnitude, stored, allowed): the oracle's two, the error of storing maps on the way, and the whole error that
     is allowed at each element, derived from the arithmetic.
 
     Adding n products in fp32 errs by at most n·u·Σ|terms| (u = 2^-24); the prologue's and epilogue's few roundings add

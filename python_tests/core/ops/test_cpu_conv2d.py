@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from .cpu_levels import aligned, of_all_levels
+from .cpu_levels import aligned, fixture_at_each_level, of_all_levels, random_map
 
 # (batch, channels, outputs, height, width, kernel, stride): tails of channels, outputs, pixels and tiles; 1×1 and thin
 # maps; rows over the border on all sides. An odd number of channels is float32's alone.
@@ -43,24 +43,12 @@ TILES = [0, 4, 6]  # 0: directly, else by Winograd's algorithm
 EPSILON = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}  # of rounding once, relative
 
 
-MODULES = of_all_levels()
-
-
-@pytest.fixture(params=MODULES, ids=[level for _, level in MODULES])
-def cpu(request):
-    module, level = request.param
-    module.use_level(level)
-    yield module
-    module.use_level(module.levels()[0])
+cpu = fixture_at_each_level()
 
 
 def test_all_levels_are_covered():
-    levels = [level for _, level in MODULES]
+    levels = [level for _, level in of_all_levels()]
     assert "portable" in levels and "tiles_emulated" in levels
-
-
-def random_map(generator, *shape, dtype):
-    return torch.randn(*shape, generator=generator).to(dtype).contiguous(memory_format=torch.channels_last)
 
 
 class Call:

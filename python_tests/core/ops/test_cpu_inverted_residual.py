@@ -3,10 +3,8 @@
 import pytest
 import torch
 
-from .cpu_levels import aligned, of_all_levels
-from .test_cpu_conv2d import random_map
+from .cpu_levels import aligned, fixture_at_each_level, random_map
 
-MODULES = of_all_levels()
 # (N, C, hidden or None where nothing expands, K, H, W, stride)
 SHAPES = [
     (1, 16, 96, 24, 45, 61, 2),  # several bands, also of one row
@@ -20,14 +18,7 @@ SHAPES = [
     (2, 5, 19, 6, 2, 1, 2),
 ]
 HOW_1X1 = 1, 1, 0, 0  # kernel, stride, padding, tile
-
-
-@pytest.fixture(params=MODULES, ids=[level for _, level in MODULES])
-def cpu(request):
-    module, level = request.param
-    module.use_level(level)
-    yield module
-    module.use_level(module.levels()[0])
+cpu = fixture_at_each_level()
 
 
 class Block:
