@@ -65,8 +65,8 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
 
-CORE := swiftnet_ext/__init__.py swiftnet_ext/_native.py swiftnet_ext/files.py swiftnet_ext/info.py swiftnet_ext/replace.py \
-        swiftnet_ext/ops swiftnet_ext/nn swiftnet_ext/models python_tests/conftest.py python_tests/core
+CORE := swiftnet_ext/__init__.py swiftnet_ext/_native.py swiftnet_ext/cpu.py swiftnet_ext/files.py swiftnet_ext/info.py \
+        swiftnet_ext/replace.py swiftnet_ext/ops swiftnet_ext/nn swiftnet_ext/models python_tests/conftest.py python_tests/core
 
 # the Jetson TX2's own pair, Python 3.6 and PyTorch 1.10.2: the core's tests against an installed wheel
 PYENV ?= $(or $(PYENV_ROOT),$(HOME)/.pyenv)

@@ -8,6 +8,7 @@ from typing import Any, Dict, List
 import torch
 
 from . import __version__, _native
+from .cpu import cpu_name
 from .nn import SpatialPyramidPooling, UpsampleBlend
 from .nn.layers import BLENDS
 from .ops import OPERATORS, current_backend
@@ -33,7 +34,7 @@ def _devices() -> List[Any]:
 
 def _device_name(device: torch.device) -> str:
     if device.type == "cpu":
-        return platform.processor() or platform.machine()
+        return cpu_name()
     major, minor = torch.cuda.get_device_capability(device)
     return "{}, compute capability {}.{}".format(torch.cuda.get_device_name(device), major, minor)
 

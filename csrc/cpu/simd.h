@@ -34,12 +34,15 @@ typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
 typedef uint32_t Words __attribute__((vector_size(4 * kLanes)));
 typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
 
-SWIFTNET_INLINE Floats broadcast(float value) { return Floats{} + value; }
+// 0 is subtracted, not added to: that changes -0, so that the compiler keeps the addition.
+SWIFTNET_INLINE Floats broadcast(float value) { return value - Floats{}; }
 SWIFTNET_INLINE Floats maximum(Floats a, Floats b) { return a > b ? a : b; }
 // NaN stays NaN.
 SWIFTNET_INLINE Floats at_least(Floats a, Floats limit) {
 #if defined(__AVX512F__)
   return (Floats)_mm512_maskz_max_ps(-1, (__m512)limit, (__m512)a);  // the second of two where one is NaN
+#elif defined(__AVX2__)
+  return (Floats)_mm256_max_ps((__m256)limit, (__m256)a);
 #else
   return a < limit ? limit : a;
 #endif
@@ -47,6 +50,8 @@ SWIFTNET_INLINE Floats at_least(Floats a, Floats limit) {
 SWIFTNET_INLINE Floats at_most(Floats a, Floats limit) {
 #if defined(__AVX512F__)
   return (Floats)_mm512_maskz_min_ps(-1, (__m512)limit, (__m512)a);
+#elif defined(__AVX2__)
+  return (Floats)_mm256_min_ps((__m256)limit, (__m256)a);
 #else
   return a > limit ? limit : a;
 #endif

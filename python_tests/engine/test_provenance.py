@@ -1,13 +1,16 @@
 """Result files name the source's commit where it has one, and no other's."""
 
+import platform
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 import swiftnet_ext
+from swiftnet_ext.cpu import cpu_name
 from swiftnet_ext.engine.provenance import device_name, provenance
 
 PACKAGE = Path(swiftnet_ext.__file__).parent
@@ -49,3 +52,24 @@ def test_what_a_result_says():
     assert said["command"] == "swiftnet evaluate" and said["torch"] == torch.__version__
     assert said["device"] == device_name(torch.device("cpu"))
     assert said["device"].startswith("cpu-") and said["device"].endswith("-cores")
+
+
+@pytest.mark.parametrize(
+    "flags, name",
+    [
+        ("sse2 avx", "AMD EPYC"),
+        ("avx avx2 fma", "AMD EPYC, AVX2"),
+        ("fma avx2 avx512f avx512bw avx512dq avx512vl", "AMD EPYC, AVX-512"),
+        ("fma avx2 avx512f avx512bw avx512dq avx512vl avx512_bf16", "AMD EPYC, AVX-512 bf16"),
+        ("fma avx2 avx512f avx512bw avx512dq avx512vl avx512_bf16 amx_bf16 amx_tile", "AMD EPYC, AMX"),
+    ],
+)
+def test_machines_of_one_model_with_other_instructions_are_told_apart(tmp_path, flags, name):
+    file = tmp_path / "cpuinfo"
+    file.write_text(f"processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: {flags}\n\nprocessor\t: 1\n")
+    assert cpu_name(file) == name
+
+
+def test_a_cpu_of_which_nothing_is_told_has_its_architecture_as_its_name(tmp_path):
+    (tmp_path / "cpuinfo").write_text("processor : 0\nFeatures : fp asimd\n")
+    assert cpu_name(tmp_path / "cpuinfo") == cpu_name(tmp_path / "none") == platform.machine()

@@ -130,15 +130,10 @@ def git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":")[1].strip()
-    return platform.machine()
-
-
 def record(rows: List[Dict[str, object]]) -> None:
     import torch
+
+    from swiftnet_ext.cpu import cpu_name
 
     if git("status", "--porcelain", "--", "csrc", "swiftnet_ext", "python_tests"):
         raise SystemExit("prove --record: commit first: a result names the commit that it is true of")
@@ -146,7 +141,7 @@ def record(rows: List[Dict[str, object]]) -> None:
         "date": datetime.date.today().isoformat(),
         "commit": git("rev-parse", "HEAD"),
         "command": "make prove RECORD=1",
-        "device": f"{cpu()}, {os.cpu_count()} cores; the kernels emulated",
+        "device": f"{cpu_name()}, {os.cpu_count()} cores; the kernels emulated",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "compiler": subprocess.run(["g++", "--version"], capture_output=True, text=True).stdout.splitlines()[0],

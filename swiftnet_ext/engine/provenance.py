@@ -1,6 +1,7 @@
 """Where figures come from, for the result files that hold them."""
 
 import datetime
+import os
 import platform
 import re
 import subprocess
@@ -10,6 +11,7 @@ from typing import Any, Dict, Optional
 import torch
 
 from .. import __version__
+from ..cpu import cpu_name
 
 
 def provenance(command: str, device: torch.device) -> Dict[str, Any]:
@@ -26,14 +28,9 @@ def provenance(command: str, device: torch.device) -> Dict[str, Any]:
 
 
 def device_name(device: torch.device) -> str:
-    """As folders of results are called: cpu-amd-epyc-2-cores, nvidia-h100-80gb-hbm3."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        cpuinfo = Path("/proc/cpuinfo")
-        lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-        models = [line.split(":", 1)[1] for line in lines if line.startswith("model name")]
-        name = f"cpu {models[0] if models else platform.machine()} {len(models) or 1} cores"
+    """As folders of results are called: cpu-amd-epyc-avx2-2-cores, nvidia-h100-80gb-hbm3."""
+    cpu = f"cpu {cpu_name()} {os.cpu_count() or 1} cores"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 

@@ -15,6 +15,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 import torch
 
 from .. import __version__
+from ..cpu import cpu_name
 from ..files import replacing
 
 VARIABLE = "SWIFTNET_EXT_CHOICES"
@@ -34,15 +35,7 @@ def device_name(device: torch.device) -> str:
     """What timings hold for: the GPU's or the CPU's name, and how many threads of it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    name = "CPU"
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.split(":", 1)[1].strip()
-                break
-    except OSError:
-        pass
-    return f"{name}, {torch.get_num_threads()} threads"
+    return f"{cpu_name()}, {torch.get_num_threads()} threads"
 
 
 def choices_path() -> Optional[Path]:

@@ -8,11 +8,18 @@ from torch import Tensor
 from .plan import Convolution
 
 
-def has_onednn() -> bool:
-    """Whether this PyTorch has oneDNN's convolution with its post-operations, and packs weights for it."""
+def has_onednn(dtype: torch.dtype) -> bool:
+    """Whether this PyTorch has oneDNN's convolution of a dtype with its post-operations, and packs weights for it.
+
+    bfloat16 only where PyTorch runs it by oneDNN: with AVX-512, or AVX2 that converts bfloat16.
+    """
     found = getattr(torch.ops, "mkldnn", None)
     names = ("_convolution_pointwise", "_convolution_pointwise_", "_reorder_convolution_weight")
-    return torch.backends.mkldnn.is_available() and all(hasattr(found, name) for name in names)
+    if not torch.backends.mkldnn.is_available() or not all(hasattr(found, name) for name in names):
+        return False
+    if dtype == torch.bfloat16:
+        return hasattr(found, "_is_mkldnn_bf16_supported") and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32
 
 
 def activate_(y: Tensor, activation: str) -> Tensor:

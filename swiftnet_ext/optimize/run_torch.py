@@ -52,7 +52,7 @@ class TorchRun:
     ) -> None:
         self.plan, self.device, self.dtype = plan, device, dtype
         self.kernels = device.type == "cuda" if kernels is None else kernels
-        self.onednn = onednn and device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and has_onednn()
+        self.onednn = onednn and device.type == "cpu" and has_onednn(dtype)
         half = dtype in (torch.float16, torch.bfloat16)
         self.layout = torch.channels_last if half or device.type == "cpu" else torch.contiguous_format
         self.wide = torch.float64 if dtype == torch.float64 else torch.float32

@@ -29,7 +29,7 @@ class Ways:
     """Prepares the steps of a plan; weights are packed once for each way and kept while it is in use."""
 
     def __init__(self, kernels: Any, plan: Plan, dtype: torch.dtype) -> None:
-        self.kernels, self.plan, self.dtype, self.onednn = kernels, plan, dtype, has_onednn()
+        self.kernels, self.plan, self.dtype, self.onednn = kernels, plan, dtype, has_onednn(dtype)
         self.packed: Dict[Tuple[Any, ...], Any] = {}  # by step and way
 
     def of(self, i: int, views: Views, threads: int) -> Dict[str, Way]:
