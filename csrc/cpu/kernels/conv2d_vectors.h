@@ -34,8 +34,7 @@ class ByVectors {
 
   // For a thread: the rows over the border of the pixels made at once.
   static int64_t copies_bytes(const Conv2d& call) {
-    constexpr int kMost = kPixels > kPixelsOfNarrow ? kPixels : kPixelsOfNarrow;
-    return kMost * call.kernel * call.kernel * call.x.c * sizeof(T);
+    return kMostPixels * call.kernel * call.kernel * call.x.c * sizeof(T);
   }
 
   ByVectors(const Conv2d& call, const Epilogue<T>& epilogue, const Windows<T>& windows)
@@ -61,13 +60,9 @@ class ByVectors {
     const float* bias = epilogue_.bias(first, N, copy);
     for (int p = 0; p < chunk.count; p += M) {
       const int count = chunk.count - p < M ? chunk.count - p : M;
-      const T* rows[kMaxKernel][M];
-      if (windows_.single_pixels() && count == M) {
-        const T* pixels = windows_.row(chunk, p, 0);
-        for (int m = 0; m < M; m++) rows[0][m] = pixels + m * call_.x.c;
-      } else {
-        for (int m = 0; m < M; m++) point_to_rows(chunk, p + (m < count ? m : 0), rows, m, copies);
-      }
+      const T* copied[kMaxKernel * M];
+      const Rows<T> rows = all_inside<M>(chunk, p, count) ? Rows<T>{chunk.starts + p, 0, call_.x.w * call_.x.c}
+                                                          : copied_rows<M>(chunk, p, count, copied, copies);
       if (left >= kLanes)
         multiply_and_write<M, N>(rows, packed, bias, chunk, p, count, first, Whole{});
       else
@@ -75,24 +70,33 @@ class ByVectors {
     }
   }
 
+  // Whether M pixels from `pixel` on count, and all of their windows lie in the map.
   template <int M>
-  SWIFTNET_INLINE void point_to_rows(const Chunk<T>& chunk, int pixel, const T* (*rows)[M], int m, T* copies) const {
-    const T* start = windows_.start(chunk, pixel);
-    if (start) {
-      for (int row = 0; row < call_.kernel; row++) rows[row][m] = start + row * call_.x.w * call_.x.c;
-      return;
-    }
-    for (int row = 0; row < call_.kernel; row++) {
-      rows[row][m] = windows_.row(chunk, pixel, row);
-      if (rows[row][m]) continue;
-      T* copy = copies + (m * call_.kernel + row) * depth_;
-      windows_.copy_row(chunk, pixel, row, copy);
-      rows[row][m] = copy;
-    }
+  SWIFTNET_INLINE static bool all_inside(const Chunk<T>& chunk, int pixel, int count) {
+    bool all = count == M;
+    for (int m = 0; m < M && all; m++) all = chunk.starts[pixel + m];
+    return all;
+  }
+
+  // Rows over the border are copied with their zeros; pixels that do not count are the first one.
+  template <int M>
+  __attribute__((noinline)) Rows<T> copied_rows(const Chunk<T>& chunk, int pixel, int count, const T** rows,
+                                                T* copies) const {
+    for (int m = 0; m < M; m++)
+      for (int row = 0; row < call_.kernel; row++) {
+        const int of = pixel + (m < count ? m : 0);
+        const T*& start = rows[row * M + m];
+        start = windows_.row(chunk, of, row);
+        if (start) continue;
+        T* copy = copies + (m * call_.kernel + row) * depth_;
+        windows_.copy_row(chunk, of, row, copy);
+        start = copy;
+      }
+    return {rows, M, 0};
   }
 
   template <int M, int N, typename Part>
-  __attribute__((noinline)) void multiply_and_write(const T* const (*rows)[M], const Type* packed, const float* bias,
+  __attribute__((noinline)) void multiply_and_write(const Rows<T>& rows, const Type* packed, const float* bias,
                                                     const Chunk<T>& chunk, int p, int count, int64_t first,
                                                     Part last) const {
     Floats sums[M][N];

@@ -11,18 +11,26 @@ namespace SWIFTNET_CPU_LEVEL {
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int kVectors = 4, kPixels = 6, kPixelsOfNarrow = 8;  // 24 sums, 4 weights, 32 registers
+constexpr int kVectors = 4, kSums = 24;  // and 4 weights and a value, in 32 registers
 #else
-constexpr int kVectors = 2, kPixels = 6, kPixelsOfNarrow = 6;  // 12 sums, 2 weights, 16 registers
+constexpr int kVectors = 3, kSums = 12;  // and 3 weights and a value, in 16 registers
 #endif
+constexpr int kMostPixels = 8;  // of which a pointer each is in a register too
 constexpr int kBlock = kVectors * kLanes;
 
-// How many vectors of outputs the next block makes if so many outputs are left: blocks of about equal width.
+// How many blocks so many vectors of outputs make, and how many the next one takes if so many outputs are left.
+SWIFTNET_INLINE int64_t count_blocks(int64_t vectors) {
+#if defined(__AVX512F__)
+  return (vectors + kVectors - 1) / kVectors;
+#else
+  return vectors < 2 ? 1 : vectors / 2;  // of two; of an odd number one takes three
+#endif
+}
 SWIFTNET_INLINE int next_block(int64_t outputs) {
-  const int64_t vectors = round_up(outputs, kLanes) / kLanes, blocks = (vectors + kVectors - 1) / kVectors;
+  const int64_t vectors = round_up(outputs, kLanes) / kLanes, blocks = count_blocks(vectors);
   return static_cast<int>((vectors + blocks - 1) / blocks);
 }
-constexpr int pixels_at_once(int vectors) { return vectors == kVectors ? kPixels : kPixelsOfNarrow; }
+constexpr int pixels_at_once(int vectors) { return kSums / vectors < kMostPixels ? kSums / vectors : kMostPixels; }
 
 template <int N>
 struct Count {
@@ -35,9 +43,9 @@ SWIFTNET_INLINE void for_vectors(int vectors, const Body& body) {
   switch (vectors) {
     case 1: return body(Count<1>{});
     case 2: return body(Count<2>{});
-#if defined(__AVX512F__)
     case 3: return body(Count<3>{});
-    default: return body(Count<4>{});
+#if defined(__AVX512F__)
+    case 4: return body(Count<4>{});
 #endif
   }
 }
@@ -97,9 +105,16 @@ SWIFTNET_INLINE void accumulate(Floats (&sums)[M][N], const T* const (&a)[M], co
   }
 }
 
+// Where the rows that are multiplied begin: row r of m at pointers[r·next + m] + r·step.
+template <typename T>
+struct Rows {
+  const T* const* pointers;
+  int64_t next, step;
+};
+
 // sums[m][n] = start[n] + Σ over rows r and k < depth of a[r][m][k]·b[r][k][n], start being N·kLanes floats, or 0.
 template <int M, int N, typename T, typename Type>
-SWIFTNET_INLINE void multiply(const T* const (*a)[M], const Type* b, int rows, int64_t depth, const float* start,
+SWIFTNET_INLINE void multiply(Rows<T> a, const Type* b, int rows, int64_t depth, const float* start,
                               Floats (&sums)[M][N]) {
 #pragma GCC unroll 16
   for (int m = 0; m < M; m++) {
@@ -109,18 +124,18 @@ SWIFTNET_INLINE void multiply(const T* const (*a)[M], const Type* b, int rows, i
   for (int row = 0; row < rows; row++, b += round_up(depth, Packed<T>::kPair) * N * kLanes) {
     const T* pointers[M];
 #pragma GCC unroll 16
-    for (int m = 0; m < M; m++) pointers[m] = a[row][m];
+    for (int m = 0; m < M; m++) pointers[m] = a.pointers[row * a.next + m] + row * a.step;
     accumulate(sums, pointers, b, depth);
   }
 }
 
-// The same, to sums [M][N·kLanes] in memory. A function of its own, so that the compiler keeps nothing but the sums in
-// registers.
+// The same of one row, to sums [M][N·kLanes] in memory. A function of its own, so that the compiler keeps nothing but
+// the sums in registers.
 template <int M, int N, typename T, typename Type>
-__attribute__((noinline)) void multiply_to(const T* const (*a)[M], const Type* b, int rows, int64_t depth,
-                                           const float* start, float* to) {
+__attribute__((noinline)) void multiply_to(const T* const (&a)[M], const Type* b, int64_t depth, const float* start,
+                                           float* to) {
   Floats sums[M][N];
-  multiply(a, b, rows, depth, start, sums);
+  multiply(Rows<T>{a, 0, 0}, b, 1, depth, start, sums);
 #pragma GCC unroll 16
   for (int m = 0; m < M; m++) {
 #pragma GCC unroll 8

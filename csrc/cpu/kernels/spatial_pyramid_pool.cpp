@@ -170,10 +170,10 @@ void multiply_tile(const SpatialPyramidPool& call, const Layout& l, const float*
   constexpr int M = pixels_at_once(N);
   const int64_t inputs = call.x.c + call.levels * call.level_channels, left = call.out.c - first;
   for (int64_t p = 0; p < count; p += M) {
-    const float* rows[1][M];
-    for (int m = 0; m < M; m++) rows[0][m] = scratch + (p + m < count ? p + m : p) * l.inputs;
+    const float* pixels[M];
+    for (int m = 0; m < M; m++) pixels[m] = scratch + (p + m < count ? p + m : p) * l.inputs;
     float sums[M * N * kLanes];
-    multiply_to<M, N>(rows, weight, 1, inputs, bias, sums);
+    multiply_to<M, N>(pixels, weight, inputs, bias, sums);
     for (int64_t m = 0; m < M && p + m < count; m++) {
       T* to = static_cast<T*>(call.out.data) + (pixel + p + m) * call.out.c + first;
       for_channels(left < N * kLanes ? left : N * kLanes, [&](int64_t c, auto part) __attribute__((always_inline)) {

@@ -23,7 +23,7 @@ struct Chunk {
   int count;
   Corners<T> corners[kPixelsOfChunk];  // where the epilogue resizes
   Window windows[kPixelsOfChunk];      // where the map is not read pixel by pixel
-  const T* starts[kPixelsOfChunk];     // of these, nullptr where they go over the border
+  const T* starts[kPixelsOfChunk];     // where windows begin in the map; nullptr of those that go over the border
 };
 
 template <typename T>
@@ -46,7 +46,10 @@ class Windows {
     chunk.first = number * chunk_;
     const int64_t left = pixels_ - chunk.first;
     chunk.count = static_cast<int>(left < chunk_ ? left : chunk_);
-    if (single_pixels() && !epilogue_.resizes()) return;
+    if (single_pixels() && !epilogue_.resizes()) {
+      for (int i = 0; i < chunk.count; i++) chunk.starts[i] = row(chunk, i, 0);
+      return;
+    }
     int64_t x = chunk.first % width_, y = chunk.first / width_ % height_, n = chunk.first / width_ / height_;
     for (int i = 0; i < chunk.count; i++) {
       if (epilogue_.resizes()) chunk.corners[i] = epilogue_.corners(n, y, x);
@@ -58,11 +61,6 @@ class Windows {
       if (++y < height_) continue;
       y = 0, n++;
     }
-  }
-
-  // A pixel's window in the map, or nullptr where it goes over the border.
-  SWIFTNET_INLINE const T* start(const Chunk<T>& chunk, int pixel) const {
-    return single_pixels() ? row(chunk, pixel, 0) : chunk.starts[pixel];
   }
 
   // A row of a pixel's window in the map, or nullptr where it goes over the border.

@@ -21,10 +21,11 @@ namespace {
 
 constexpr int64_t kCacheBytes = 448 * 1024, kSharedBytes = 4096 * 1024;  // for V
 constexpr int64_t kFewTiles = 12, kMostTiles = 48;
+constexpr int64_t kTilesAtOnce = 6;  // by blocks of the usual width
 
 int64_t tiles_within(int64_t bytes, int points, int64_t channels) {
-  const int64_t fitting = bytes / (points * channels * 4) / kPixels * kPixels;
-  return fitting < kPixels ? kPixels : fitting < kMostTiles ? fitting : kMostTiles;
+  const int64_t fitting = bytes / (points * channels * 4) / kTilesAtOnce * kTilesAtOnce;
+  return fitting < kTilesAtOnce ? kTilesAtOnce : fitting < kMostTiles ? fitting : kMostTiles;
 }
 
 // From one point to the next: a cache line more than the tiles take, so that the points of a tile, which are made
@@ -40,7 +41,7 @@ struct Groups {
     if (shared) tiles = tiles_within(kSharedBytes, points, channels);
     v_stride = point_stride(tiles, channels);
     v = points * v_stride;
-    m = points * point_stride(tiles, kBlock) + kPixelsOfNarrow * kBlock;
+    m = points * point_stride(tiles, kBlock) + kMostPixels * kBlock;
   }
   int64_t floats(int threads) const { return shared ? v + threads * m : threads * (v + m); }
 
@@ -94,7 +95,7 @@ class Winograd {
     const int64_t left = tiles_ - group * groups_.tiles;
     return left < groups_.tiles ? left : groups_.tiles;
   }
-  int64_t blocks() const { return (epilogue_.outputs() + kBlock - 1) / kBlock; }
+  int64_t blocks() const { return count_blocks(round_up(epilogue_.outputs(), kLanes) / kLanes); }
 
   void transform(int64_t group, int64_t begin, int64_t end, float* v) const {
     for (int64_t t = begin; t < end; t++) transform_tile(group * groups_.tiles + t, v + t * channels_);
@@ -164,11 +165,11 @@ class Winograd {
     for (int point = 0; point < kPoints; point++) {
       const float* rows = v + point * v_stride_;
       for (int64_t t = 0; t < count; t += M) {
-        const float* a[1][M];
+        const float* a[M];
 #pragma GCC unroll 16
-        for (int i = 0; i < M; i++) a[0][i] = rows + (t + i < count ? t + i : t) * channels_;
+        for (int i = 0; i < M; i++) a[i] = rows + (t + i < count ? t + i : t) * channels_;
         // the last tiles' surplus goes over what the next point writes, or the margin of M
-        multiply_to<M, N>(a, packed + point * channels_ * kWidth, 1, channels_, nullptr,
+        multiply_to<M, N>(a, packed + point * channels_ * kWidth, channels_, nullptr,
                           m + point * m_stride + t * kWidth);
       }
     }
