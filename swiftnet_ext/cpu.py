@@ -2,6 +2,7 @@
 
 import platform
 from pathlib import Path
+from typing import Dict
 
 # the best of them is named, by what Linux says of it
 INSTRUCTION_SETS = (
@@ -15,7 +16,7 @@ INSTRUCTION_SETS = (
 def cpu_name(path: Path = Path("/proc/cpuinfo")) -> str:
     """The model and its best instruction set, as "AMD EPYC, AVX2": virtual machines' models do not tell it."""
     lines = path.read_text().splitlines() if path.is_file() else []
-    told = {}
+    told: Dict[str, str] = {}
     for line in lines:
         key, _, value = line.partition(":")
         told.setdefault(key.strip(), value.strip())
