@@ -1,8 +1,10 @@
-"""What this machine's CPU is called: timings hold for it alone."""
+"""What this machine's CPU is called, for timings hold for it alone, and what PyTorch does not run well on it."""
 
 import platform
 from pathlib import Path
 from typing import Dict
+
+import torch
 
 # the best of them is named, by what Linux says of it
 INSTRUCTION_SETS = (
@@ -23,3 +25,10 @@ def cpu_name(path: Path = Path("/proc/cpuinfo")) -> str:
     name = told.get("model name") or platform.machine()
     flags = set(told.get("flags", "").split())
     return ", ".join([name] + [known for known, needed in INSTRUCTION_SETS if needed <= flags][:1])
+
+
+def has_bf16_convolutions() -> bool:
+    """Whether PyTorch runs bfloat16 convolutions by oneDNN: with AVX-512, or AVX2 that converts bfloat16. Its own loops,
+    elsewhere, take several times as long as float32."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return torch.backends.mkldnn.is_available() and supported is not None and bool(supported())

@@ -14,6 +14,7 @@ from PIL import Image
 import swiftnet_ext as sx
 from swiftnet_ext import cli
 from swiftnet_ext.engine.benchmark import figures
+from swiftnet_ext.engine.benchmark import plan as plans
 from swiftnet_ext.engine.benchmark import run as running
 from swiftnet_ext.engine.benchmark.figures import draw
 from swiftnet_ext.engine.benchmark.plan import QUICK, TUNABLES, BenchmarkError, Case, Effort, case_of, cases
@@ -275,7 +276,9 @@ class TestCommand:
         monkeypatch.setattr(running, "in_process", pretended)
         return partial(swiftnet, "benchmark")
 
-    def test_quick(self, command, tmp_path):
+    @pytest.mark.parametrize("half", ["bf16", "fp32"])
+    def test_quick(self, command, tmp_path, monkeypatch, half):
+        monkeypatch.setattr(plans, "has_bf16_convolutions", lambda: half == "bf16")
         status, said, errors = command("--quick", "--device", "cpu")
         assert (status, errors) == (0, "")
         report = json.loads((tmp_path / "swiftnet_out" / "benchmark.json").read_text())
@@ -284,11 +287,11 @@ class TestCommand:
             and report["effort"] == list(QUICK)
             and report["command"].endswith("--quick --device cpu")
         )
-        assert {(r["dtype"], r["loop"], r["allocator"]) for r in report["rows"]} == {("bf16", "user", "tuned")}
+        assert {(r["dtype"], r["loop"], r["allocator"]) for r in report["rows"]} == {(half, "user", "tuned")}
         assert {r["weights"] for r in report["rows"]} == {"camvid_mnv2", None}
         assert (tmp_path / "swiftnet_out" / "benchmark_resolution.png").is_file()
         assert "ours 2.00 times as fast as eager" in said and "4 of 4 rows" in said
-        assert "kernels 1024x512 bf16: labels 2.00 times their floor (a copy of 10.0 GB/s)" in said
+        assert f"kernels 1024x512 {half}: labels 2.00 times their floor (a copy of 10.0 GB/s)" in said
 
     def test_everything_can_be_chosen(self, command, tmp_path):
         weights = tmp_path / "a.safetensors"

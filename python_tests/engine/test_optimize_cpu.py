@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import swiftnet_ext as sx
+from swiftnet_ext.optimize import onednn
 from swiftnet_ext.optimize.arena import ALIGNMENT, Lifetime, allocate, arrange, total_bytes
 from swiftnet_ext.optimize.fold import fold
 from swiftnet_ext.optimize.plan import LOGITS, MaxPool, Tap
@@ -56,6 +57,18 @@ def test_every_way_in_bfloat16(case, way):
         expected = model.logits(images)
         error, of_pytorch = (relative(r.logits(images), expected) for r in (run, plain))
     assert error <= max(0.02, 2 * of_pytorch)
+
+
+def test_without_bfloat16_of_onednn(monkeypatch):
+    """As on a CPU with AVX2 alone, where PyTorch packs no such weights for it."""
+    monkeypatch.setattr(onednn, "has_bf16_convolutions", lambda: False)
+    plan, images = fold(network("swiftnet_mnv2", channels=32)), as_floats(pictures((75, 107)))
+    for dtype, there in ((torch.bfloat16, False), (torch.float32, True)):
+        run = CpuRun(plan, dtype)
+        run.forced = "oneDNN"
+        assert run.logits(images).isfinite().all()
+        assert ("oneDNN" in {choice.name for choice in run.latest}) == there
+        assert TorchRun(plan, torch.device("cpu"), dtype).onednn == there
 
 
 def test_what_is_an_inverted_residual():

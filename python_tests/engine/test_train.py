@@ -18,7 +18,7 @@ import yaml
 
 import swiftnet_ext as sx
 from swiftnet_ext.data.images import read_image, read_labels
-from swiftnet_ext.engine import train
+from swiftnet_ext.engine import on_cpu, train
 from swiftnet_ext.engine.config import make_config, replaced
 from swiftnet_ext.engine.confusion import ConfusionMatrix
 from swiftnet_ext.engine.train import Interrupted, Progress, RunError, Trainer, make_model, parameter_groups
@@ -134,6 +134,19 @@ def test_interrupted_and_resumed_equals_uninterrupted(root, tmp_path, precision,
     for name in ("weights.safetensors", "best.safetensors"):
         assert not differing(weights(out, name), weights(tmp_path / "whole", name))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_without_fast_bfloat16_it_trains_in_float32(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(on_cpu, "has_bf16_convolutions", lambda: False)
+    said = "run.precision=bf16-mixed: this CPU has no fast bfloat16 convolutions; trains in 32-true"
+    once = ("run.epochs=1", "run.accelerator=cpu")
+    lines = {p: run(root, tmp_path / p, *once, f"run.precision={p}") for p in ("bf16-mixed", "32-true")}
+    assert said in lines["bf16-mixed"] and not [line for line in lines["32-true"] if "run.precision" in line]
+    assert not differing(final_state(tmp_path / "bf16-mixed"), final_state(tmp_path / "32-true"))
+    assert yaml.safe_load((tmp_path / "bf16-mixed" / "config.yaml").read_text())["run"]["precision"] == "32-true"
+    monkeypatch.setattr(on_cpu, "has_bf16_convolutions", lambda: True)
+    with pytest.raises(RunError, match="run.precision"):  # what began in float32 does not go on in another precision
+        run(root, tmp_path / "bf16-mixed", *once, "run.precision=bf16-mixed", resume=True)
 
 
 def test_killed_at_random_moments(root, tmp_path):

@@ -120,7 +120,7 @@ class Queue:
         trainer.run(resume=True)
         figures = self._evaluate(load_checkpoint(str(self._weights(row, seed))), config.data.kind)
         figures["history"] = trainer.history
-        figures["config"] = as_dict(config)
+        figures["config"] = as_dict(trainer.config)
         for section, name in (("data", "root"), ("model", "imagenet")):  # this machine's, nobody else's
             if figures["config"][section][name]:
                 figures["config"][section][name] = Path(figures["config"][section][name]).name

@@ -2,9 +2,13 @@
 
 import ctypes
 import ctypes.util
+import dataclasses
 
 import torch
 from torch import Tensor, nn
+
+from ..cpu import has_bf16_convolutions
+from .config import Config
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
@@ -19,6 +23,16 @@ def reuse_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def without_slow_bf16(config: Config) -> Config:
+    """The configuration with run.precision=32-true instead of bf16-mixed where a CPU without bfloat16 convolutions is to
+    train; else as it is."""
+    run = config.run
+    on_cpu = run.accelerator == "cpu" or (run.accelerator == "auto" and not torch.cuda.is_available())
+    if run.precision != "bf16-mixed" or not on_cpu or has_bf16_convolutions():
+        return config
+    return dataclasses.replace(config, run=dataclasses.replace(run, precision="32-true"))
 
 
 class StridedDepthwise(nn.Conv2d):

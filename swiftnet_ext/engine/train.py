@@ -32,7 +32,7 @@ from .charts import learning_curves
 from .config import Config, ConfigError, as_dict, differences, make_config
 from .confusion import ConfusionMatrix
 from .losses import boundary_focal, boundary_weights, class_weights, cross_entropy
-from .on_cpu import reuse_memory, strided_depthwise_in_fp32
+from .on_cpu import reuse_memory, strided_depthwise_in_fp32, without_slow_bf16
 from .samples import Batches, Samples, load
 from .training_data import TrainingData, open_training_data
 from .training_state import StateError, newest, random_states, read_state, restore_random_states, seed_all, write_state
@@ -160,8 +160,8 @@ class Trainer:
         say: Callable[[str], None] = print,
         track: Optional[Callable[[Iterable[int], int, str], Iterable[int]]] = None,
     ) -> None:
-        self.config, self.out = config, out
-        run = config.run
+        self.config, self.asked_for, self.out = without_slow_bf16(config), config, out
+        run = self.config.run
         self.fabric = Fabric(
             accelerator=run.accelerator,
             devices=run.devices,
@@ -231,6 +231,9 @@ class Trainer:
         self.events = SummaryWriter(str(self.out / "tensorboard"), purge_step=len(self.history) + 1)
         for warning in self.data.warnings:
             self.say(f"warning: {warning}")
+        if self.config != self.asked_for:
+            asked, used = self.asked_for.run.precision, self.config.run.precision
+            self.say(f"run.precision={asked}: this CPU has no fast bfloat16 convolutions; trains in {used}")
         held = len(self.data.validation) if self.data.validation is not None else 0
         self.say(f"{self.model!r}")
         self.say(

@@ -5,21 +5,17 @@ from typing import Any, Dict, List, Optional, Tuple
 import torch
 from torch import Tensor
 
+from ..cpu import has_bf16_convolutions
 from .plan import Convolution
 
 
 def has_onednn(dtype: torch.dtype) -> bool:
-    """Whether this PyTorch has oneDNN's convolution of a dtype with its post-operations, and packs weights for it.
-
-    bfloat16 only where PyTorch runs it by oneDNN: with AVX-512, or AVX2 that converts bfloat16.
-    """
+    """Whether this PyTorch has oneDNN's convolution of a dtype with its post-operations, and packs weights for it."""
     found = getattr(torch.ops, "mkldnn", None)
     names = ("_convolution_pointwise", "_convolution_pointwise_", "_reorder_convolution_weight")
     if not torch.backends.mkldnn.is_available() or not all(hasattr(found, name) for name in names):
         return False
-    if dtype == torch.bfloat16:
-        return hasattr(found, "_is_mkldnn_bf16_supported") and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return dtype == torch.float32
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and has_bf16_convolutions())
 
 
 def activate_(y: Tensor, activation: str) -> Tensor:

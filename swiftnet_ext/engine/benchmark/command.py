@@ -23,6 +23,7 @@ from .plan import (
     cases,
     device_of,
     dtypes_of,
+    half_precision,
     networks_of,
     one_of,
     size_of,
@@ -52,7 +53,9 @@ def benchmark(
         None, "--batch", help="Images that a call does; several, each with --batch. 1 if left out."
     ),
     dtype: Optional[List[str]] = typer.Option(
-        None, "--dtype", help=f"{', '.join(DTYPES)}; several. fp32 and the device's half precision if left out."
+        None,
+        "--dtype",
+        help=f"{', '.join(DTYPES)}; several. fp32 and the device's half precision, if it has one, if left out.",
     ),
     device: Optional[str] = typer.Option(
         None, "--device", help="cpu, cuda or cuda:N; a GPU where there is one if left out."
@@ -95,8 +98,7 @@ def benchmark(
     networks = networks_of(model or ([] if weights else MODELS), weights or [])
     sizes = [size_of(text) for text in size or (QUICK_SIZES if quick else SIZES)]
     batches = [batch_of(text) for text in batch or ["1"]]
-    half = "bf16" if on_cpu else "fp16"
-    dtypes = dtypes_of(dtype or ([half] if quick else []), found)
+    dtypes = dtypes_of(dtype or ([half_precision(found)] if quick else []), found)
     loops = [one_of("--loop", name, LOOPS) for name in loop or (LOOPS[:1] if quick else LOOPS)]
     peers = [one_of("--peer", name, PEERS) for name in peer or (QUICK_PEERS if quick else PEERS)]
     settings = ALLOCATORS[one_of("--allocator", allocator or ("tuned" if quick else "both"), list(ALLOCATORS))]

@@ -5,6 +5,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tu
 
 import torch
 
+from ...cpu import has_bf16_convolutions
 from ...models import MODELS
 from ...models.checkpoint import SHIPPED, inspect_checkpoint
 
@@ -88,10 +89,15 @@ def device_of(name: str) -> torch.device:
         raise BenchmarkError(f"--device {name}: {str(error).splitlines()[0]}; expected cpu, cuda or cuda:N")
 
 
+def half_precision(device: torch.device) -> str:
+    """What the device computes faster in than in fp32: fp16 on a GPU, bf16 on a CPU; on one without it fp32."""
+    return "fp16" if device.type == "cuda" else "bf16" if has_bf16_convolutions() else "fp32"
+
+
 def dtypes_of(names: Sequence[str], device: torch.device) -> List[str]:
-    """Checked; fp32 and the device's half precision where none is named."""
+    """Checked; fp32 and the device's half precision, if it has one, where none is named."""
     if not names:
-        return ["fp32", "bf16" if device.type == "cpu" else "fp16"]
+        return list(dict.fromkeys(["fp32", half_precision(device)]))
     for name in names:
         if name not in DTYPES:
             raise BenchmarkError(f"--dtype {name}: expected one of {', '.join(DTYPES)}")
