@@ -95,7 +95,12 @@ SWIFTNET_INLINE void store(bfloat16* p, Floats values) {
 #else
   const Words words = as_words(values), rounded = words + 0x7fffu + ((words >> 16) & 1u);
   const Words kept = values == values ? rounded : (words | 0x400000u);  // rounding could carry a NaN over to a number
+#if defined(__AVX2__) && !defined(__AVX512F__)  // GCC 12 masks what the shift has cleared
+  const __m256i upper = (__m256i)(kept >> 16);
+  const __m128i bits = _mm_packus_epi32(_mm256_castsi256_si128(upper), _mm256_extracti128_si256(upper, 1));
+#else
   const Halves bits = __builtin_convertvector(kept >> 16, Halves);
+#endif
 #endif
   std::memcpy(p, &bits, sizeof(bits));
 }
@@ -106,6 +111,16 @@ SWIFTNET_INLINE float to_float(bfloat16 value) {
   float result;
   std::memcpy(&result, &bits, sizeof(result));
   return result;
+}
+
+SWIFTNET_INLINE Floats broadcast(bfloat16 value) {
+#if defined(__AVX512BW__)
+  return as_floats((Words)_mm512_set1_epi16(value.bits) << 16);
+#elif defined(__AVX2__)
+  return as_floats((Words)_mm256_set1_epi16(value.bits) << 16);
+#else
+  return broadcast(to_float(value));
+#endif
 }
 
 SWIFTNET_INLINE void put(float* p, float value) { *p = value; }

@@ -98,7 +98,7 @@ SWIFTNET_INLINE void accumulate(Floats (&sums)[M][N], const T* const (&a)[M], co
     for (int n = 0; n < N; n++) weights[n] = load(b + n * kLanes);
 #pragma GCC unroll 16
     for (int m = 0; m < M; m++) {
-      const Floats value = broadcast(to_float(a[m][k]));
+      const Floats value = broadcast(a[m][k]);
 #pragma GCC unroll 8
       for (int n = 0; n < N; n++) sums[m][n] += value * weights[n];
     }
