@@ -1,5 +1,6 @@
 """Backends as a parameter. A backend that a run names must work: its absence fails the run instead of skipping it."""
 
+import collections
 import os
 import sys
 
@@ -21,6 +22,13 @@ def pytest_addoption(parser):
         "--backends",
         default="reference,emulated,cpu",
         help="comma-separated backends the operator tests must cover; cuda is added where a GPU is at hand",
+    )
+    parser.addoption(
+        "--every",
+        type=int,
+        default=1,
+        help="of each test the first case and every Nth after it; with N coprime to the numbers of values, as 5 or 7, "
+        "each value is met",
     )
 
 
@@ -66,9 +74,16 @@ def pytest_collection_modifyitems(config, items):
         lacking = torch.float16 if item.callspec.params["backend"] == "cpu" else torch.bfloat16
         return item.callspec.params["dtype"] is not lacking
 
-    untaken = [item for item in items if not is_taken(item)]
-    config.hook.pytest_deselected(items=untaken)
-    taken = [item for item in items if is_taken(item)]
+    cases = collections.Counter()
+
+    def is_drawn(item):
+        case = item.nodeid.split("[")[0]
+        cases[case] += 1
+        return (cases[case] - 1) % config.getoption("--every") == 0
+
+    taken = [item for item in items if is_taken(item) and is_drawn(item)]
+    kept = set(taken)
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = sorted(taken, key=lambda item: os.path.basename(str(item.fspath)) not in LONG)
 
 
