@@ -28,7 +28,7 @@ def cpu_name(path: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def has_bf16_convolutions() -> bool:
-    """Whether PyTorch runs bfloat16 convolutions by oneDNN: with AVX-512, or AVX2 that converts bfloat16. Its own loops,
-    elsewhere, take several times as long as float32."""
+    """Whether PyTorch runs bfloat16 convolutions by oneDNN: with AVX-512, or AVX2 that converts bfloat16. Elsewhere
+    its own loops do, which are slower than float32's."""
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return torch.backends.mkldnn.is_available() and supported is not None and bool(supported())

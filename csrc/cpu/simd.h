@@ -34,7 +34,7 @@ typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
 typedef uint32_t Words __attribute__((vector_size(4 * kLanes)));
 typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
 
-// 0 is subtracted, not added to: that changes -0, so that the compiler keeps the addition.
+// By subtracting 0, which the compiler leaves out; adding 0 would make 0 of -0, and it would have to do that.
 SWIFTNET_INLINE Floats broadcast(float value) { return value - Floats{}; }
 SWIFTNET_INLINE Floats maximum(Floats a, Floats b) { return a > b ? a : b; }
 // NaN stays NaN.

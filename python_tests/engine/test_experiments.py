@@ -8,6 +8,7 @@ import torch
 
 import swiftnet_ext as sx
 from swiftnet_ext.data.folder import SegmentationFolder
+from swiftnet_ext.engine import on_cpu
 from swiftnet_ext.engine.config import ConfigError
 from swiftnet_ext.engine.evaluate import evaluate
 from swiftnet_ext.engine.experiments import Derived, Queue, Table, commit_result, read_table
@@ -82,6 +83,13 @@ def test_the_queue(root, tmp_path, table):
         assert (found[name]["row"], found[name]["seed"]) == (name[:-2], 1)
     assert found["plain-0"]["history"][0]["loss"] > 0 and found["plain-0"]["config"]["data"]["root"] == root.name
     assert found["same-0"]["members"] == ["plain-0", "plain-1"]
+
+
+def test_a_result_has_the_precision_that_ran(root, tmp_path, table, monkeypatch):
+    monkeypatch.setattr(on_cpu, "has_bf16_convolutions", lambda: False)
+    table.base.update({"run.precision": "bf16-mixed", "run.accelerator": "cpu"})
+    Queue(table, str(root), "", tmp_path / "work", tmp_path / "results", lambda line: None).run(["plain"], [0])
+    assert results(tmp_path / "results")["plain-0"]["config"]["run"]["precision"] == "32-true"
 
 
 def test_done_rows_are_not_done_again(root, tmp_path, table, monkeypatch):

@@ -1,7 +1,7 @@
 // The innermost loop of convolutions: M pixels × N vectors of outputs, kept in registers.
 //
-// A weight is packed for it in blocks of kBlock outputs, [depth][kBlock], the last block as many vectors wide as it
-// needs; with dot products of bfloat16 pairs [depth / 2][kBlock][2], an odd depth filled up with zeros.
+// A weight is packed for it in blocks of outputs, next_block() vectors wide, [depth][width]; with dot products of
+// bfloat16 pairs [depth / 2][width][2], an odd depth filled up with zeros.
 #pragma once
 #include "cpu/simd.h"
 
@@ -15,8 +15,8 @@ constexpr int kVectors = 4, kSums = 24;  // and 4 weights and a value, in 32 reg
 #else
 constexpr int kVectors = 3, kSums = 12;  // and 3 weights and a value, in 16 registers
 #endif
-constexpr int kMostPixels = 8;  // of which a pointer each is in a register too
-constexpr int kBlock = kVectors * kLanes;
+constexpr int kMostPixels = 8;             // of which a pointer each is in a register too
+constexpr int kBlock = kVectors * kLanes;  // the most outputs of a block
 
 // How many blocks so many vectors of outputs make, and how many the next one takes if so many outputs are left.
 SWIFTNET_INLINE int64_t count_blocks(int64_t vectors) {
