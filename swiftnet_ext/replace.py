@@ -121,16 +121,28 @@ def _resizing(method: Any) -> Tuple[str, Optional[Tuple[int, ...]], str]:
     return "", None, misfit
 
 
+def _trial_sizes(module: Any, front: type) -> List[Tuple[int, int]]:
+    """Sizes of maps at which other ways to round a pyramid's columns give other grids.
+
+    A grid of g rows has g·9/7 and g·12/7 columns, whose fractions lie on both sides of ½; exactly ½ where the height is
+    twice the power of two in g and the width is odd, with an even and with an odd number below; and less than one.
+    """
+    sizes = [(6, 9)]
+    if front is _Pyramid:
+        sizes += [(7, 9), (7, 12), (10 * max(module.grids), 3)]
+        sizes += [(2 * (g & -g), width) for g in sorted(set(module.grids)) for width in (9, 11)]
+    return sizes
+
+
 def _differs(module: Any, front: type, plan: Any) -> str:
     """Why the operators would not give what the module's own forward gives, or nothing: both run on a copy with random
-    weights in float64. There a constant size becomes a small one."""
+    weights in float64, on maps of several sizes. There a constant size becomes each of these."""
     mode, fixed, _ = plan
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    height, width = 6, 9
     try:
         trial = copy.deepcopy(module).to("cpu", torch.float64).eval()
         for part in trial.modules():
@@ -138,25 +150,28 @@ def _differs(module: Any, front: type, plan: Any) -> str:
                 hooks.clear()
         if fixed is not None:
             trial.upsampling_method = functools.partial(reference.resize, mode=mode)
-            trial.fixed_size = height, width
         with torch.no_grad():
             for name, value in list(trial.named_parameters()) + list(trial.named_buffers()):
                 if value.is_floating_point():
                     random = draw(*value.shape)
                     value.copy_(random.abs() + 0.5 if name.endswith("running_var") else random)
-            if front is _Pyramid:
-                maps = [draw(1, trial.spp[0].conv.in_channels, height, width)]
-            else:
-                if "bottleneck" in trial._modules:
-                    lateral, channels = trial.bottleneck.conv.in_channels, trial.bottleneck.conv.out_channels
+            for height, width in _trial_sizes(trial, front):
+                if fixed is not None:
+                    trial.fixed_size = height, width
+                if front is _Pyramid:
+                    maps = [draw(2, trial.spp[0].conv.in_channels, height, width)]
                 else:
-                    lateral = channels = trial.blend_conv.conv.in_channels
-                maps = [draw(1, channels, 4, 5), draw(1, lateral, height, width)]
-            expected = trial(*maps)
-            same = torch.allclose(_RUN[front](trial, mode, *maps), expected)
+                    if "bottleneck" in trial._modules:
+                        lateral, channels = trial.bottleneck.conv.in_channels, trial.bottleneck.conv.out_channels
+                    else:
+                        lateral = channels = trial.blend_conv.conv.in_channels
+                    maps = [draw(2, channels, 4, 5), draw(2, lateral, height, width)]
+                expected = trial(*maps)
+                if not torch.allclose(_RUN[front](trial, mode, *maps), expected):
+                    return "its own forward computes something else for maps of {}x{}".format(height, width)
     except Exception as error:  # the forward is the user's: whatever it raises on a small map is the reason
         return "it could not be tried: {}: {}".format(type(error).__name__, error)
-    return "" if same else "its own forward computes something else"
+    return ""
 
 
 def _put_in_front(module: Any, front: Any, plan: Any) -> None:

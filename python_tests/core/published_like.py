@@ -70,12 +70,15 @@ class Pyramid(nn.Module):
             self.spp.add_module("spp%d" % i, Unit(channels, level, 1))
         self.spp.add_module("spp_fuse", Unit(channels + level * len(grids), channels, 1))
 
+    def columns(self, rows, size):
+        return max(1, round(rows * size[1] / size[0]))
+
     def forward(self, x):
         size = self.fixed_size or tuple(x.shape[2:4])
         x = self.spp.spp_bn(x)
         parts = [x]
         for i, g in enumerate(self.grids):
-            grid = (g, g) if self.square_grid else (g, max(1, round(g * size[1] / size[0])))
+            grid = (g, g) if self.square_grid else (g, self.columns(g, size))
             level = getattr(self.spp, "spp%d" % i)(F.adaptive_avg_pool2d(x, grid))
             parts.append(self.upsampling_method(level, size))
         return self.spp.spp_fuse(torch.cat(parts, 1))

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 import pickle
 
 import pytest
@@ -115,6 +116,25 @@ def test_what_does_not_fit_is_refused_with_its_reason(reason):
     report = sx.replace_modules(model)
     assert type(model.inner) is before and not report.replaced
     assert len(report.refused) == 1 and report.refused[0].path == "inner"
+
+
+ROUNDINGS = {
+    "down": lambda x: max(1, math.floor(x)),
+    "up": lambda x: math.ceil(x),
+    "half up": lambda x: max(1, math.floor(x + 0.5)),
+    "half down": lambda x: max(1, math.ceil(x - 0.5)),
+    "to zero": round,
+}
+
+
+@pytest.mark.parametrize("grids", [(8, 4, 2), (6, 3), (5,)])
+@pytest.mark.parametrize("name", sorted(ROUNDINGS))
+def test_a_pyramid_that_rounds_otherwise_is_refused(name, grids):
+    model = Pyramid(7, 12, grids=grids)
+    model.columns = lambda rows, size: ROUNDINGS[name](rows * size[1] / size[0])
+    (entry,) = sx.replace_modules(model).refused
+    # without a column nothing can be resized
+    assert ("could not be tried" if name == "to zero" else "its own forward computes something else") in entry.reason
 
 
 def test_nothing_is_changed_where_require_all_is_not_met():
