@@ -120,6 +120,8 @@ class ResidualBlock(nn.Module):
 class ResNet18Backbone(nn.Module):
     """The whole network but its head; `run` gives the decoder's last map."""
 
+    pooling = {}  # options of the max pool
+
     def __init__(self, resize=bilinear):
         super().__init__()
         self.register_buffer("img_mean", torch.tensor([123.675, 116.28, 103.53]).view(1, 3, 1, 1))
@@ -135,7 +137,8 @@ class ResNet18Backbone(nn.Module):
         self.upsample = nn.ModuleList([Blend(128, c, resize) for c in (256, 128, 64)])
 
     def run(self, images):
-        x = F.max_pool2d(F.relu(self.bn1(self.conv1((images - self.img_mean) / self.img_std))), 3, 2, 1)
+        x = F.relu(self.bn1(self.conv1((images - self.img_mean) / self.img_std)))
+        x = F.max_pool2d(x, 3, 2, 1, **self.pooling)
         taps = []
         for i in range(1, 5):
             for block in getattr(self, "layer%d" % i):

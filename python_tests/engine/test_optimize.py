@@ -10,7 +10,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from core.published_like import PublishedPyramid, PublishedSingleScale, nearest, randomise
+from core.published_like import PublishedPyramid, PublishedSingleScale, ResNet18Backbone, nearest, randomise
 
 import swiftnet_ext as sx
 from swiftnet_ext.data.synthetic import render_scene
@@ -267,14 +267,41 @@ class Vector(PublishedSingleScale):
 def test_a_network_that_computes_something_else():
     with pytest.raises(OptimizeError, match=r"Doubled.*computes something else.*logits differ by 0.5 of the largest"):
         sx.optimize(randomise(Doubled(5)))
-    with pytest.raises(OptimizeError, match="could not be run on an image.*TypeError"):
+    with pytest.raises(OptimizeError, match="could not be run on images.*TypeError"):
         sx.optimize(randomise(TakesPaths(5)))
-    with pytest.raises(OptimizeError, match=r"expected it to give logits \[1, classes, H, W\], got \[1, 5\]"):
+    with pytest.raises(OptimizeError, match=r"expected it to give logits \[N, classes, H, W\], got \[1, 5\]"):
         sx.optimize(randomise(Vector(5)))
     hooked = network("swiftnet_mnv2", channels=32)
     hooked.backbone.features[3].register_forward_hook(lambda module, args, y: y + 1)
     with pytest.raises(OptimizeError, match="computes something else"):
         sx.optimize(hooked)
+
+
+class CeilPooling(ResNet18Backbone):
+    pooling = {"ceil_mode": True}
+
+
+class FirstOfBatch(PublishedSingleScale):
+    def forward(self, images):
+        return super().forward(images)[:1].expand(len(images), -1, -1, -1)
+
+
+def test_what_shows_only_at_another_size_or_in_a_batch():
+    """A pool that rounds up gives the same map of 35 x 51, and another one of 32 x 48."""
+    ceil = PublishedSingleScale(5)
+    ceil.backbone = CeilPooling()
+    with pytest.raises(OptimizeError, match=r"computes something else.* of images \[2, 3, 64, 96\]"):
+        sx.optimize(randomise(ceil))
+    with pytest.raises(OptimizeError, match=r"computes something else.* of images \[2, 3, 64, 96\]"):
+        sx.optimize(randomise(FirstOfBatch(5)))
+
+
+@pytest.mark.parametrize("changed", [{"ceil_mode": True}, {"padding": 0}, {"stride": 1}])
+def test_the_pool_is_as_published(changed):
+    model = network("swiftnet_rn18", channels=32)
+    model.backbone.maxpool = torch.nn.MaxPool2d(3, **{"stride": 2, "padding": 1, **changed})
+    with pytest.raises(OptimizeError, match=r"backbone.maxpool is MaxPool2d\(.*; expected MaxPool2d\(3, stride=2"):
+        sx.optimize(model)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def optimize(
 
     Raises:
         OptimizeError: a ValueError: a network that is not known, or that computes something else than its names promise:
-        both run on a small image in fp32, and their logits must agree within 1e-4 of the largest. TypeError, ValueError:
+        both run on small images in fp32, and their logits must agree within 1e-4 of the largest. TypeError, ValueError:
         other arguments.
     """
     if not hasattr(torch.Tensor, "untyped_storage") or not hasattr(torch, "compile"):
@@ -87,16 +87,19 @@ def _dtype_of(model: nn.Module, dtype: Any) -> torch.dtype:
 def _verified_plan(model: nn.Module) -> Plan:
     """The plan that gives what the model gives; of several variants the one that does."""
     found = recognise(model)
-    image, expected = expected_logits(model)
+    trials = expected_logits(model)
     reasons = []
     for network in variants(model, found):
         plan = fold(network)
         run = TorchRun(plan, torch.device("cpu"), torch.float32, kernels=False, onednn=False)
-        with torch.no_grad(), use_backend("reference"):
-            relative, differs = difference(run.logits(image), expected)
-        if not differs:
+        for passed, (images, expected) in enumerate(trials):
+            with torch.no_grad(), use_backend("reference"):
+                relative, differs = difference(images, run.logits(images), expected)
+            if differs:
+                reasons.append(((-passed, relative), network, differs))
+                break
+        else:
             return plan
-        reasons.append((relative, network, differs))
     _, network, differs = min(reasons, key=lambda reason: reason[0])
     raise OptimizeError(
         f"optimize: model ({type(model).__name__}): it computes something else than {network!r} with its weights: "

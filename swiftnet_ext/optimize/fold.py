@@ -22,6 +22,7 @@ from ..nn import BNReLUConv, SpatialPyramidPooling
 from ..nn.fused import affine_of, norm_of
 from ..nn.layers import SeparableConv
 from .plan import IMAGE, LOGITS, Convolution, MaxPool, Plan, PyramidPool, Resize, Step, Tap
+from .recognise import OptimizeError
 
 Affine = Tuple[Optional[Tensor], Optional[Tensor]]
 UNCHANGED: Affine = None, None
@@ -36,6 +37,14 @@ def fold(model: SwiftNet) -> Plan:
 
 def _float(parameter: Optional[Tensor]) -> Optional[Tensor]:
     return None if parameter is None else parameter.detach().float().contiguous()
+
+
+def _check_pool(path: str, pool: Any) -> None:
+    fits = type(pool) is nn.MaxPool2d and not pool.ceil_mode and not pool.return_indices
+    for name, value in (("kernel_size", 3), ("stride", 2), ("padding", 1), ("dilation", 1)):
+        fits = fits and getattr(pool, name) in (value, (value, value))
+    if not fits:
+        raise OptimizeError(f"optimize: model: {path} is {pool!r}; expected MaxPool2d(3, stride=2, padding=1)")
 
 
 class _Folding:
@@ -124,6 +133,7 @@ class _Folding:
     def _resnet(self, image: str, level: int, suffix: str, taps: List[Tap]) -> List[str]:
         encoder = self.backbone
         x = self.first_conv("conv1" + suffix, encoder.conv1, image, norm_at(encoder.bn1, level), "relu")
+        _check_pool("backbone.maxpool", encoder.maxpool)
         pooled = "maxpool" + suffix
         self.steps.append(MaxPool(pooled, pooled, x))
         self.activated.add(pooled)

@@ -1,7 +1,7 @@
 """Any network whose structure is known, as one of `build_model`: told by its state dict, verified by running both."""
 
 import copy
-from typing import Any, Iterator, Tuple
+from typing import Any, Iterator, List, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,8 @@ from ..nn.multi_scale import Ensemble
 from ..ops import reference
 from ..ops.backend import use_backend
 
-SIZE = 70, 101  # of the image that both run on: odd at several strides
+# [N, 3, H, W] of the images that both run on: odd at several strides, and even at every stride down to the last
+SHAPES = (1, 3, 70, 101), (2, 3, 64, 96)
 TOLERANCE = 1e-4  # of the largest logit; fp32, sums in another order
 
 
@@ -35,36 +36,40 @@ def recognise(model: nn.Module) -> SwiftNet:
         raise OptimizeError(f"{error}; optimize takes networks of build_model, and such with the published names")
 
 
-def _image() -> Tensor:
+def _image(shape: Sequence[int]) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(1, 3, 9, 13, generator=generator) * 255
-    return reference.resize(coarse, SIZE, "bilinear") * 0.8 + torch.rand(1, 3, *SIZE, generator=generator) * 51
+    coarse = torch.rand(*shape[:2], 9, 13, generator=generator) * 255
+    return reference.resize(coarse, shape[2:], "bilinear") * 0.8 + torch.rand(*shape, generator=generator) * 51
 
 
-def expected_logits(model: nn.Module) -> Tuple[Tensor, Tensor]:
-    """(image, what a copy of the model in fp32 on the CPU gives for it)."""
-    image = _image()
-    try:
-        trial = copy.deepcopy(model).cpu().float().eval()
-        with torch.no_grad(), use_backend("reference"):
-            y: Any = trial(image.clone())
-    except Exception as error:  # the model is the user's: whatever it raises is the reason
-        raise OptimizeError(
-            f"optimize: model: a copy in fp32 on the CPU could not be run on an image [1, 3, {SIZE[0]}, {SIZE[1]}]: "
-            f"{type(error).__name__}: {error}; it must take float RGB 0..255 and normalise it"
-        )
-    if isinstance(y, (tuple, list)) and y and isinstance(y[0], Tensor):
-        y = y[0]  # published networks give more beside the logits
-    if not isinstance(y, Tensor) or y.dim() != 4:
-        got = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
-        raise OptimizeError(f"optimize: model: expected it to give logits [1, classes, H, W], got {got}")
-    return image, y
+def expected_logits(model: nn.Module) -> List[Tuple[Tensor, Tensor]]:
+    """(images, what a copy of the model in fp32 on the CPU gives for them), of every shape."""
+    found = []
+    trial: Any = None
+    for shape in SHAPES:
+        images = _image(shape)
+        try:
+            trial = trial or copy.deepcopy(model).cpu().float().eval()
+            with torch.no_grad(), use_backend("reference"):
+                y: Any = trial(images.clone())
+        except Exception as error:  # the model is the user's: whatever it raises is the reason
+            raise OptimizeError(
+                f"optimize: model: a copy in fp32 on the CPU could not be run on images {list(shape)}: "
+                f"{type(error).__name__}: {error}; it must take float RGB 0..255 of any size and normalise it"
+            )
+        if isinstance(y, (tuple, list)) and y and isinstance(y[0], Tensor):
+            y = y[0]  # published networks give more beside the logits
+        if not isinstance(y, Tensor) or y.dim() != 4:
+            got = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
+            raise OptimizeError(f"optimize: model: expected it to give logits [N, classes, H, W], got {got}")
+        found.append((images, y))
+    return found
 
 
-def difference(logits: Tensor, expected: Tensor) -> Tuple[float, str]:
+def difference(images: Tensor, logits: Tensor, expected: Tensor) -> Tuple[float, str]:
     """(largest difference by the largest expected value, what differs in words or nothing); logits come at stride 4."""
     if logits.shape != expected.shape:
-        logits = reference.resize(logits, SIZE, "bilinear")
+        logits = reference.resize(logits, images.shape[2:], "bilinear")
     if logits.shape != expected.shape:
         return float("inf"), f"it gives {list(expected.shape)}, the rebuilt network {list(logits.shape)}"
     if not bool(torch.isfinite(expected).all()):
@@ -74,7 +79,8 @@ def difference(logits: Tensor, expected: Tensor) -> Tuple[float, str]:
     if relative <= TOLERANCE:
         return relative, ""
     labels = 100 * float((logits.argmax(1) == expected.argmax(1)).float().mean())
-    return relative, f"logits differ by {relative:.2g} of the largest, labels agree in {labels:.2f} % of the pixels"
+    what = f"logits differ by {relative:.2g} of the largest, labels agree in {labels:.2f} % of the pixels"
+    return relative, f"{what} of images {list(images.shape)}"
 
 
 def variants(model: nn.Module, found: SwiftNet) -> Iterator[SwiftNet]:
