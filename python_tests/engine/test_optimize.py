@@ -15,6 +15,7 @@ from core.published_like import PublishedPyramid, PublishedSingleScale, ResNet18
 import swiftnet_ext as sx
 from swiftnet_ext.data.synthetic import render_scene
 from swiftnet_ext.nn import Ensemble, MultiScale
+from swiftnet_ext.ops import current_backend
 from swiftnet_ext.optimize import OptimizeError
 from swiftnet_ext.optimize.fold import fold
 from swiftnet_ext.optimize.run_torch import TorchRun
@@ -377,3 +378,38 @@ def test_threads_take_turns():
     for thread in threads:
         thread.join()
     assert all(np.array_equal(y, expected[i % 4]) for i, y in enumerate(found))
+
+
+def test_other_threads_keep_their_backend():
+    """Two verifications overlap: the second begins within the first and ends after it."""
+    before, seen = current_backend(), {}
+    begun, ended = threading.Event(), threading.Event()
+
+    def optimise(name, wait):
+        def hook(module, args):
+            if name not in seen:
+                seen[name] = current_backend()
+                wait()
+
+        model = network("swiftnet_mnv2", channels=32)
+        model.backbone.features[3].register_forward_pre_hook(hook)
+        sx.optimize(model)
+
+    def second():
+        optimise("second", lambda: (begun.set(), ended.wait(60)))
+
+    thread = threading.Thread(target=second)
+
+    def within():
+        thread.start()
+        assert begun.wait(60)
+        seen["meanwhile"] = []
+        other = threading.Thread(target=lambda: seen["meanwhile"].append(current_backend()))
+        other.start()
+        other.join()
+
+    optimise("first", within)
+    ended.set()
+    thread.join()
+    assert seen["first"] == seen["second"] == ("reference", False)
+    assert seen["meanwhile"] == [before] and current_backend() == before

@@ -1,6 +1,7 @@
 """Which implementation runs: the choice of a backend, its reasons, and the one warning where a kernel can't run."""
 
 import os
+import threading
 import warnings
 from typing import Any, Callable, Dict, Optional, Sequence, Set, Tuple
 
@@ -72,9 +73,30 @@ class use_backend:
         _setting = self._previous
 
 
+_REFERENCE = _Setting("reference", False)
+_here = threading.local()
+
+
+class reference_in_this_thread:
+    """A block in which this thread's operators run the reference, whatever is set and whatever other threads do; not those
+    that autograd runs in threads of its own."""
+
+    def __enter__(self) -> None:
+        self._previous = getattr(_here, "setting", None)
+        _here.setting = _REFERENCE
+
+    def __exit__(self, *exception: Any) -> None:
+        _here.setting = self._previous
+
+
+def _in_force() -> _Setting:
+    return getattr(_here, "setting", None) or _setting
+
+
 def current_backend() -> Tuple[str, bool]:
     """(name, strict) as last set."""
-    return _setting.backend, _setting.strict
+    setting = _in_force()
+    return setting.backend, setting.strict
 
 
 def resolve(
@@ -117,13 +139,14 @@ def kernels_for(op: str, x: Tensor, limit: str = "", dtypes: Sequence[torch.dtyp
     `limit` says what the kernel can't do with these arguments, if anything; `dtypes` are those that it takes. Falling
     back warns once for each operator and reason, or raises BackendError in strict mode.
     """
-    module, reason = resolve(_setting.backend, x.device, x.dtype, dtypes)
+    setting = _in_force()
+    module, reason = resolve(setting.backend, x.device, x.dtype, dtypes)
     if module is not None and not limit:
         return module
     reason = reason or (limit if module is not None else "")
     if reason:
         message = "swiftnet_ext.{}: the kernel can't run here: {}".format(op, reason)
-        if _setting.strict:
+        if setting.strict:
             raise BackendError(message)
         if message not in _warned:
             _warned.add(message)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..ops.backend import use_backend
+from ..ops.backend import reference_in_this_thread
 from .fold import fold
 from .network import OptimizedNetwork
 from .plan import Plan
@@ -93,7 +93,7 @@ def _verified_plan(model: nn.Module) -> Plan:
         plan = fold(network)
         run = TorchRun(plan, torch.device("cpu"), torch.float32, kernels=False, onednn=False)
         for passed, (images, expected) in enumerate(trials):
-            with torch.no_grad(), use_backend("reference"):
+            with torch.no_grad(), reference_in_this_thread():
                 relative, differs = difference(images, run.logits(images), expected)
             if differs:
                 reasons.append(((-passed, relative), network, differs))

@@ -10,7 +10,7 @@ from ..models import SwiftNet, build_model
 from ..models.checkpoint import CheckpointError, from_state_dict
 from ..nn.multi_scale import Ensemble
 from ..ops import reference
-from ..ops.backend import use_backend
+from ..ops.backend import reference_in_this_thread
 
 # [N, 3, H, W] of the images that both run on: odd at several strides, and even at every stride down to the last
 SHAPES = (1, 3, 70, 101), (2, 3, 64, 96)
@@ -50,7 +50,7 @@ def expected_logits(model: nn.Module) -> List[Tuple[Tensor, Tensor]]:
         images = _image(shape)
         try:
             trial = trial or copy.deepcopy(model).cpu().float().eval()
-            with torch.no_grad(), use_backend("reference"):
+            with torch.no_grad(), reference_in_this_thread():
                 y: Any = trial(images.clone())
         except Exception as error:  # the model is the user's: whatever it raises is the reason
             raise OptimizeError(
