@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from core.published_like import PublishedPyramid, PublishedSingleScale, ResNet18Backbone, nearest, randomise
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import swiftnet_ext as sx
 from swiftnet_ext.data.synthetic import render_scene
@@ -413,3 +415,67 @@ def test_other_threads_keep_their_backend():
     thread.join()
     assert seen["first"] == seen["second"] == ("reference", False)
     assert seen["meanwhile"] == [before] and current_backend() == before
+
+
+class Around(torch.nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images):
+        return self.network(images + 1) * 2
+
+
+def in_fake_mode(network, images):
+    with FakeTensorMode() as mode:
+        return network(mode.from_tensor(images))
+
+
+RECORDERS = {
+    "export": lambda network, images: torch.export.export(network, (images,), strict=False),
+    "export, strict": lambda network, images: torch.export.export(network, (images,), strict=True),
+    "make_fx": lambda network, images: make_fx(network)(images),
+    "trace": lambda network, images: torch.jit.trace(network, images),
+    "fake tensors": in_fake_mode,
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # of tracing, which is at an end before it records anything
+@pytest.mark.parametrize("recorder", sorted(RECORDERS))
+def test_exporting_is_refused(recorder):
+    fast = sx.optimize(network("swiftnet_mnv2", channels=32))
+    images = as_floats(pictures((33, 40)))
+    for module in (fast, Around(fast)):
+        with pytest.raises(RuntimeError, match="export the original network, see docs/export.md"):
+            RECORDERS[recorder](module, images)
+    assert_same(fast, network("swiftnet_mnv2", channels=32), (33, 40))
+
+
+def test_compiling_leaves_it_alone():
+    fast = sx.optimize(network("swiftnet_mnv2", channels=32))
+    model = Around(fast)
+    images = as_floats(pictures((33, 40)))
+    expected, graphs = model(images), []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(model, backend=backend)
+    for _ in range(3):
+        assert torch.equal(compiled(images), expected)
+    called = [node.target for graph in graphs for node in graph.graph.nodes if node.op.startswith("call")]
+    assert called and not [target for target in called if "sub" in str(target)]  # the mean: its first step
+    assert len(graphs) <= 4
+
+
+STARTS_WITHOUT_DYNAMO = """
+import sys, torch, swiftnet_ext as sx
+fast = sx.optimize(sx.load_checkpoint())
+fast(torch.zeros(1, 3, 8, 8))
+assert "torch._dynamo" not in sys.modules
+"""
+
+
+def test_the_compiler_is_not_imported():
+    subprocess.run([sys.executable, "-c", STARTS_WITHOUT_DYNAMO], check=True)

@@ -15,6 +15,25 @@ from .run_cpu import CpuRun, why_not
 from .run_torch import TorchRun
 from .stream import labels_of
 
+NO_GRAPH = (
+    "optimize: an optimised network can't be exported or traced, no graph can hold its kernels; export the original "
+    "network, see docs/export.md"
+)
+
+# as torch.compiler.disable, which imports dynamo at once: seconds, where nobody compiles
+_disable_dynamo = getattr(getattr(torch, "_compile", None), "_disable_dynamo", lambda method: method)
+_is_compiling = getattr(getattr(torch, "compiler", None), "is_compiling", lambda: False)
+_is_exporting = getattr(getattr(torch, "compiler", None), "is_exporting", lambda: False)
+
+
+def _is_traced(images: Tensor) -> bool:
+    """Whether something records what runs, or runs shapes alone."""
+    from torch._guards import detect_fake_mode
+    from torch.fx.experimental import proxy_tensor
+
+    proxies = getattr(proxy_tensor, "get_proxy_mode", lambda: None)  # PyTorch 2.3 or later
+    return torch.jit.is_tracing() or detect_fake_mode(images) is not None or proxies() is not None
+
 
 class OptimizedNetwork(Segmenter):
     """A network frozen for inference; made by `optimize`.
@@ -102,11 +121,20 @@ class OptimizedNetwork(Segmenter):
         return labels_of(self, images, batch)
 
     def _locked(self, call: Any, images: Tensor) -> Tensor:
+        if _is_exporting():
+            raise RuntimeError(NO_GRAPH)
+        return self._left_alone(call, images) if _is_compiling() else self._in_turn(call, images)
+
+    def _in_turn(self, call: Any, images: Tensor) -> Tensor:
+        if _is_traced(images):
+            raise RuntimeError(NO_GRAPH)
         # what is kept between calls must not be made in a caller's inference mode: it could not be written outside
         with self._lock, torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             if images.numel() == 0:
                 call = getattr(TorchRun(self.plan, self.device, self.dtype, kernels=False, onednn=False), call.__name__)
             return call(images.to(self.device))
+
+    _left_alone = _disable_dynamo(_in_turn)
 
     def train(self, mode: bool = True) -> "OptimizedNetwork":
         """Raises RuntimeError for train mode: batch norms are folded away. `eval()` changes nothing."""
