@@ -103,7 +103,7 @@ def _resizing(method: Any) -> Tuple[str, Optional[Tuple[int, ...]], str]:
     """(mode, constant size or None, why not) of an `upsampling_method(x, size)`, by trying it on tiny maps."""
     generator = torch.Generator().manual_seed(0)
     trials = [
-        (torch.rand(1, 1, *shape, generator=generator), torch.Size(size))
+        (torch.rand(1, 1, *shape, generator=generator, dtype=torch.float32, device="cpu"), torch.Size(size))
         for shape, size in (((2, 3), (5, 7)), ((2, 3), (4, 9)), ((3, 2), (4, 9)))
     ]
     try:
@@ -141,7 +141,7 @@ def _differs(module: Any, front: type, plan: Any) -> str:
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+        return torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")
 
     try:
         trial = copy.deepcopy(module).to("cpu", torch.float64).eval()

@@ -290,6 +290,18 @@ def test_half_precision(backend, device):
     )
 
 
+@pytest.mark.skipif(not hasattr(torch, "set_default_device"), reason="default devices came with PyTorch 2.0")
+def test_another_default_device_or_dtype():
+    model, before = Decoder(), torch.get_default_dtype()
+    with torch.device("meta"):
+        assert len(sx.replace_modules(model, require_all=True).replaced) == sx.restore_modules(model) == 4
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert len(sx.replace_modules(model, require_all=True).replaced) == 4
+    finally:
+        torch.set_default_dtype(before)
+
+
 def test_filter_and_report():
     model = Decoder()
     report = sx.replace_modules(model, filter_fn=lambda path, module: path.startswith("upsample"))

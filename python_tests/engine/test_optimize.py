@@ -347,6 +347,43 @@ def test_inference_mode_is_left_as_it_was_entered():
         assert torch.equal(fast(images), first)
 
 
+@pytest.fixture(params=["device", "dtype"])
+def other_default(request):
+    if request.param == "device":
+        with torch.device("meta"):
+            yield
+    else:
+        torch.set_default_dtype(torch.float64)
+        yield
+        torch.set_default_dtype(torch.float32)
+
+
+DEFAULTS = {
+    "swiftnet_mnv2": lambda: network("swiftnet_mnv2", channels=32, blend="grouped"),
+    "swiftnet_pyr_rn18": lambda: network("swiftnet_pyr_rn18", channels=32, generation=1),
+    "published": lambda: randomise(PublishedSingleScale(5)),
+}
+
+
+@pytest.fixture(params=sorted(DEFAULTS))
+def ready(request):
+    """(network, images, what it gives), made before the defaults are others."""
+    model, images = DEFAULTS[request.param](), pictures((33, 40), batch=2)
+    with torch.no_grad():
+        return model, images, model(as_floats(images))
+
+
+def test_other_default_devices_and_dtypes(ready, other_default):
+    model, images, expected = ready
+    for dtype, agreement in ((torch.float32, 0.999), (torch.bfloat16, 0.9)):
+        fast = sx.optimize(model, dtype=dtype)
+        given = list(fast.segment_batches(images.numpy(), batch=2))
+        for i, labels in enumerate((given[0], fast.segment(images.numpy()[1]))):
+            assert (torch.from_numpy(labels) == expected[i].argmax(0)).float().mean() >= agreement
+        logits = fast(as_floats(images).to(torch.float32))
+        assert logits.dtype == torch.float32 and relative(logits, expected) <= (1e-5 if agreement > 0.99 else 0.05)
+
+
 OLD_PYTHON = """
 import sys, torch
 sys.version_info = (3, 6, 15, "final", 0)

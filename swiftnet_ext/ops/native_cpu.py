@@ -39,7 +39,7 @@ def _map(op: str, x: Optional[Tensor]) -> Optional[Tensor]:
 
 
 def _empty(like: Tensor, shape: Any) -> Tensor:
-    return torch.empty(tuple(shape), dtype=like.dtype, memory_format=torch.channels_last)
+    return torch.empty(tuple(shape), dtype=like.dtype, device="cpu", memory_format=torch.channels_last)
 
 
 def _parameter(values: Optional[Tensor]) -> Optional[Tensor]:
@@ -48,7 +48,7 @@ def _parameter(values: Optional[Tensor]) -> Optional[Tensor]:
 
 def aligned_bytes(count: int) -> Tensor:
     """Uninitialised uint8 [count] at an address divisible by 64, as `_C.cpu` takes workspaces and packed weights."""
-    memory = torch.empty(count + 63, dtype=torch.uint8)
+    memory = torch.empty(count + 63, dtype=torch.uint8, device="cpu")
     start = -memory.data_ptr() % 64
     return memory[start : start + count]
 

@@ -63,8 +63,10 @@ def optimize(
         raise ValueError(f"optimize: measure: expected True or False, got {measure!r}")
     if graphs is True and where.type != "cuda":
         raise ValueError(f"optimize: graphs: {where} has no CUDA graphs; pass 'auto' or False")
+    with torch.inference_mode(False), torch.device("cpu"):
+        plan = _verified_plan(model)
     with torch.inference_mode(False):
-        return OptimizedNetwork(_verified_plan(model), where, of_maps, bool(graphs), measure)
+        return OptimizedNetwork(plan, where, of_maps, bool(graphs), measure)
 
 
 def _device_of(model: nn.Module, device: Any) -> torch.device:

@@ -47,7 +47,7 @@ def total_bytes(lifetimes: Dict[str, Lifetime], offsets: Dict[str, int]) -> int:
 def allocate(count: int) -> Tensor:
     """count zero bytes, uint8, aligned to 64; in huge pages where the system gives them."""
     if count == 0:
-        return torch.empty(0, dtype=torch.uint8)
+        return torch.empty(0, dtype=torch.uint8, device="cpu")
     # private: a process that is forked writes into memory of its own
     memory = mmap.mmap(-1, count + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
@@ -60,5 +60,5 @@ def allocate(count: int) -> Tensor:
 def map_at(block: Tensor, offset: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """A dense channels_last map [N, C, H, W] in a block."""
     n, c, h, w = shape
-    count = n * c * h * w * torch.empty((), dtype=dtype).element_size()
+    count = n * c * h * w * torch.empty((), dtype=dtype, device="cpu").element_size()
     return block[offset : offset + count].view(dtype).view(n, h, w, c).permute(0, 3, 1, 2)

@@ -51,7 +51,7 @@ class OptimizedNetwork(Segmenter):
         super().__init__()
         self.plan, self.device, self.dtype, self.graphs, self.measure = plan, device, dtype, graphs, measure
         self.num_classes, self.classes = plan.num_classes, plan.classes
-        self.register_buffer("img_mean", torch.tensor(plan.mean, device=device).view(1, 3, 1, 1))
+        self.register_buffer("img_mean", torch.tensor(plan.mean, dtype=torch.float32, device=device).view(1, 3, 1, 1))
         self._prepare()
         self.eval()
 

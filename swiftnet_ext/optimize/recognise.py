@@ -37,9 +37,9 @@ def recognise(model: nn.Module) -> SwiftNet:
 
 
 def _image(shape: Sequence[int]) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(*shape[:2], 9, 13, generator=generator) * 255
-    return reference.resize(coarse, shape[2:], "bilinear") * 0.8 + torch.rand(*shape, generator=generator) * 51
+    drawn: Any = dict(generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu")
+    coarse = torch.rand(*shape[:2], 9, 13, **drawn) * 255
+    return reference.resize(coarse, shape[2:], "bilinear") * 0.8 + torch.rand(*shape, **drawn) * 51
 
 
 def expected_logits(model: nn.Module) -> List[Tuple[Tensor, Tensor]]:

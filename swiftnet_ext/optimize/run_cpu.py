@@ -43,7 +43,7 @@ class CpuRun:
         self.plan, self.dtype, self.measure = plan, dtype, measure
         self.kernels, reason = _native.cpu()  # type: Any, str
         assert self.kernels is not None, reason
-        self.mean = torch.tensor(plan.mean).view(1, 3, 1, 1)
+        self.mean = torch.tensor(plan.mean, dtype=torch.float32, device="cpu").view(1, 3, 1, 1)
         self.last_uses, self.blocks = plan.last_uses(), plan.inverted_residuals()
         for block in self.blocks:  # in one pass, it reads its input when its last step would run
             x = plan.steps[block.steps[0]].x
@@ -62,8 +62,8 @@ class CpuRun:
     def labels(self, images: Tensor) -> Tensor:
         """Of images [N, 3, H, W], or uint8 [N, H, W, 3]: [N, H, W] uint8."""
         size = images.shape[1:3] if images.dtype == torch.uint8 else images.shape[2:]
-        maps, threads = [self._run(images)], torch.get_num_threads()
-        labels, order = torch.empty((images.shape[0], *size), dtype=torch.uint8), "resize_then_softmax"
+        maps, threads, order = [self._run(images)], torch.get_num_threads(), "resize_then_softmax"
+        labels = torch.empty((images.shape[0], *size), dtype=torch.uint8, device="cpu")
         count = self.kernels.multiscale_mean_workspace(maps, order, labels, threads)
         if self.workspace_of_labels.numel() < count:
             self.workspace_of_labels = allocate(count)
@@ -140,7 +140,7 @@ class CpuRun:
         first = {IMAGE: -1}
         for i, step in enumerate(self.plan.steps):
             first.update(dict.fromkeys(step.writes, i))
-        size = torch.empty((), dtype=self.dtype).element_size()
+        size = torch.empty((), dtype=self.dtype, device="cpu").element_size()
         return {
             name: Lifetime(n * c * h * w * (4 if name == LOGITS else size), first[name], self.last_uses[name])
             for name, (n, c, h, w) in shapes.items()

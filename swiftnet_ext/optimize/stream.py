@@ -88,7 +88,7 @@ def _copied_back(labels: Tensor, batch: _Batch, copies: Any) -> Tuple[Tensor, An
         return labels.cpu() if on_host else labels, None
     copies.wait_stream(torch.cuda.current_stream(labels.device))
     with torch.cuda.stream(copies):
-        host = torch.empty(labels.shape, dtype=labels.dtype, pin_memory=True)
+        host = torch.empty(labels.shape, dtype=labels.dtype, device="cpu", pin_memory=True)
         host.copy_(labels, non_blocking=True)
         labels.record_stream(copies)
         copied = torch.cuda.Event()

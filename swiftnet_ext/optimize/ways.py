@@ -178,7 +178,7 @@ def _dense_weight(step: Convolution) -> Tensor:
     if step.groups == 1:
         return step.weight.contiguous()
     k, c, kernel, _ = step.weight.shape
-    dense, outputs = torch.zeros(k, c * step.groups, kernel, kernel), k // step.groups
+    dense, outputs = step.weight.new_zeros(k, c * step.groups, kernel, kernel), k // step.groups
     for g in range(step.groups):
         rows = slice(g * outputs, (g + 1) * outputs)
         dense[rows, g * c : (g + 1) * c] = step.weight[rows]
