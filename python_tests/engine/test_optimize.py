@@ -347,6 +347,14 @@ def test_inference_mode_is_left_as_it_was_entered():
         assert torch.equal(fast(images), first)
 
 
+@pytest.mark.parametrize("case", PUBLISHED[:1] + [(network, {"name": "swiftnet_pyr_mnv2"})], ids=["published", "ours"])
+def test_autocast_around_it_changes_nothing(case):
+    model = randomise(case[0](**case[1]))
+    with torch.autocast("cpu", torch.bfloat16):
+        fast = sx.optimize(model)
+    assert_same(fast, model, (33, 40))
+
+
 @pytest.fixture(params=["device", "dtype"])
 def other_default(request):
     if request.param == "device":

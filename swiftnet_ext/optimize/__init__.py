@@ -63,7 +63,7 @@ def optimize(
         raise ValueError(f"optimize: measure: expected True or False, got {measure!r}")
     if graphs is True and where.type != "cuda":
         raise ValueError(f"optimize: graphs: {where} has no CUDA graphs; pass 'auto' or False")
-    with torch.inference_mode(False), torch.device("cpu"):
+    with torch.inference_mode(False), torch.device("cpu"), torch.autocast("cpu", enabled=False):
         plan = _verified_plan(model)
     with torch.inference_mode(False):
         return OptimizedNetwork(plan, where, of_maps, bool(graphs), measure)
