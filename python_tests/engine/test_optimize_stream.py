@@ -10,7 +10,7 @@ import torch
 from core.published_like import randomise
 
 import swiftnet_ext as sx
-from swiftnet_ext.optimize import graphs
+from swiftnet_ext.optimize import OptimizedNetwork, graphs, stream
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +57,51 @@ def test_nothing_is_taken_before_it_is_asked_for(fast):
     assert taken == []
     assert len(list(results)) == 3 and taken == [0, 1, 2]
     assert list(fast.segment_batches([])) == []
+
+
+class HostBatch(stream._Batch):
+    def __init__(self, images, device, *streams):
+        super().__init__(images, torch.device("cpu"), *[None for _ in streams])
+
+
+class OnGpu:
+    """Stands for a network on a GPU, whose results are on their way while it runs the next images."""
+
+    device, segment_batches = torch.device("cuda", 0), OptimizedNetwork.segment_batches
+
+    def labels_of_bytes(self, images):
+        return images[..., 0]
+
+    def segment(self, image):
+        return image[..., 0]
+
+
+@pytest.fixture
+def on_gpu(monkeypatch):
+    monkeypatch.setattr(stream.torch, "cuda", Recorder())
+    monkeypatch.setattr(stream, "_Batch", HostBatch)
+    monkeypatch.setattr(stream, "_copied_back", lambda labels, batch, copies: (labels, None))
+    return OnGpu()
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("where", ["fast", "on_gpu"])
+def test_a_full_batch_does_not_wait_for_the_next_image(where, batch, request):
+    """The images wait for the results of those before them, as a source in a control loop does."""
+    network, given = request.getfixturevalue(where), threading.Semaphore(0)
+
+    def images():
+        for i in range(3 * batch):
+            if i and i % batch == 0:
+                assert given.acquire(timeout=10), "no result without another image"
+            yield image(i)
+
+    results = network.segment_batches(images(), batch=batch)
+    for i in range(3 * batch):
+        assert np.array_equal(next(results), network.segment(image(i)))
+        if i % batch == batch - 1:
+            given.release()
+    assert list(results) == []
 
 
 def test_an_error_of_the_images_comes_in_its_turn(fast):

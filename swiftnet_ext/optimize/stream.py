@@ -42,11 +42,14 @@ def _batches(images: Iterable[Any], batch: int) -> Iterator[Any]:
     try:
         for image in images:
             check_image(image)
-            if waiting and (len(waiting) == batch or waiting[0].shape != image.shape):
+            if waiting and waiting[0].shape != image.shape:
                 yield waiting
                 waiting = []
             # the iterable may fill the same memory again
             waiting.append(image.copy() if isinstance(image, np.ndarray) else image.clone())
+            if len(waiting) == batch:
+                yield waiting
+                waiting = []
     except Exception as error:  # the iterable is the user's: raised when its turn comes
         failed = _Failed(error)
     if waiting:
@@ -107,6 +110,9 @@ def labels_of(network: Any, images: Iterable[Any], batch: int) -> Iterator[Any]:
     pending: Any = None
     try:
         while True:
+            if pending is not None and ready.empty():  # nothing else can be begun meanwhile
+                yield from _given_back(*pending)
+                pending = None
             item = ready.get()
             if isinstance(item, _Batch):
                 if item.ready is not None:
