@@ -134,6 +134,43 @@ def test_an_abandoned_run_ends_its_thread(fast):
         time.sleep(0.01)
 
 
+@pytest.mark.parametrize("batch", [1, 50])
+def test_nothing_is_inside_the_images_after_closing(fast, batch):
+    inside, read = threading.Lock(), []
+
+    def images():
+        yield image(0, (20, 30))
+        while True:
+            with inside:
+                time.sleep(0.2)
+                read.append(1)
+            yield image(0)
+
+    source = images()
+    results = fast.segment_batches(source, batch=batch)
+    next(results)
+    results.close()
+    assert len(read) < 10 and inside.acquire(blocking=False)
+    inside.release()
+    assert next(source).shape == (24, 32, 3)  # it is the caller's again
+
+
+def test_closing_does_not_wait_for_ever(fast, monkeypatch):
+    monkeypatch.setattr(stream, "PATIENCE", 0.1)
+    stuck = threading.Event()
+
+    def images():
+        yield image(0)
+        stuck.wait(20)
+
+    results = fast.segment_batches(images())
+    next(results)
+    start = time.monotonic()
+    results.close()
+    assert time.monotonic() - start < 10
+    stuck.set()
+
+
 @pytest.mark.parametrize("batch", [0, True, "2"])
 def test_batch(fast, batch):
     with pytest.raises(ValueError, match="batch: expected a positive integer"):

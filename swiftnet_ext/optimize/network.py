@@ -108,6 +108,9 @@ class OptimizedNetwork(Segmenter):
         The next images are taken from `images` (read and decoded there) and converted by a thread while one runs; on a GPU
         copies to and from it overlap with its work as well. Nothing is taken before the first result is asked for.
 
+        `images` belongs to the call until that ends: another thread is inside of it. Closing early (`close()` of what is
+        returned, or its last reference gone) waits for the image that is being read, at most 5 s.
+
         Args:
             images: uint8 RGB [H, W, 3] each, NumPy or torch.
             batch: how many images in a row may run together if they are of one size.

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..nn.segment import as_tensor, check_image
 
 AHEAD = 2  # batches that are ready before they are needed
+PATIENCE = 5  # seconds that closing waits for an image that is being read
 _END = object()
 
 
@@ -36,11 +37,13 @@ class _Batch:
             self.tensor = self.tensor.to(device)
 
 
-def _batches(images: Iterable[Any], batch: int) -> Iterator[Any]:
+def _batches(images: Iterable[Any], batch: int, stop: threading.Event) -> Iterator[Any]:
     waiting: List[Any] = []
     failed = None
     try:
         for image in images:
+            if stop.is_set():
+                return
             check_image(image)
             if waiting and waiting[0].shape != image.shape:
                 yield waiting
@@ -69,7 +72,7 @@ def _produce(ready: Any, stop: threading.Event, images: Iterable[Any], batch: in
         return False
 
     try:
-        for found in _batches(images, batch):
+        for found in _batches(images, batch, stop):
             if not put(found if isinstance(found, _Failed) else _Batch(found, network.device, copies)):
                 return
         put(_END)
@@ -106,7 +109,8 @@ def labels_of(network: Any, images: Iterable[Any], batch: int) -> Iterator[Any]:
     ready: Any = queue.Queue(AHEAD)
     stop = threading.Event()
     arguments = ready, stop, images, batch, network, there
-    threading.Thread(target=_produce, args=arguments, name="segment_batches", daemon=True).start()
+    thread = threading.Thread(target=_produce, args=arguments, name="segment_batches", daemon=True)
+    thread.start()
     pending: Any = None
     try:
         while True:
@@ -134,3 +138,5 @@ def labels_of(network: Any, images: Iterable[Any], batch: int) -> Iterator[Any]:
                 pending = None
     finally:
         stop.set()
+        if thread is not threading.current_thread():  # which may be what collects an abandoned call
+            thread.join(PATIENCE)
