@@ -217,6 +217,67 @@ class Recorder:
         return False
 
 
+class NamedStream:
+    def __init__(self, name, log):
+        self.name, self.log, self.device = name, log, torch.device("cuda", 0)
+
+    def wait_stream(self, other):
+        self.log.append(f"{self.name} waits for {other.name}")
+
+
+class Streams(Recorder):
+    """Stands for torch.cuda, and writes down what is put on which stream; threads begin on `default`."""
+
+    def __init__(self):
+        self.log = []
+        self.now = self.default = NamedStream("default", self.log)
+
+    def current_stream(self, device):
+        return self.now
+
+    @contextlib.contextmanager
+    def stream(self, stream):
+        before, self.now = self.now, stream
+        yield
+        self.now = before
+
+    def Event(self):
+        return type("Event", (), {"record": lambda event, stream: self.log.append(f"ready on {stream.name}")})()
+
+
+class GpuImage:
+    is_cuda, device = True, torch.device("cuda", 0)
+
+    def __init__(self, cuda):
+        self.cuda = cuda
+
+    def clone(self):
+        self.cuda.log.append(f"cloned on {self.cuda.now.name}")
+        return self
+
+    def record_stream(self, stream):
+        self.cuda.log.append(f"kept for {stream.name}")
+
+    def __getitem__(self, index):
+        return self
+
+    def to(self, device, non_blocking):
+        return self
+
+
+def test_images_on_a_gpu_are_copied_when_they_are_there(monkeypatch):
+    cuda = Streams()
+    monkeypatch.setattr(stream.torch, "cuda", cuda)
+    copies, caller = NamedStream("copies", cuda.log), NamedStream("caller", cuda.log)
+    kept = stream._kept(GpuImage(cuda), stream._Streams(copies, caller))
+    batch = stream._Batch([kept], torch.device("cuda", 0), copies)
+    assert batch.tensor is kept and batch.ready is not None
+    assert cuda.log == [
+        "copies waits for caller", "copies waits for default", "cloned on copies",
+        "caller waits for copies", "default waits for copies", "kept for copies", "ready on copies",
+    ]  # fmt: skip
+
+
 class Halves:
     """Stands for a run: its logits are half of its images."""
 

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from typing import Any, Iterable, Iterator, List, Tuple
+from typing import Any, Iterable, Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 import torch
@@ -20,24 +20,61 @@ class _Failed:
         self.error = error
 
 
+class _Streams(NamedTuple):
+    """The stream that images are copied on, and the caller's; None on a CPU."""
+
+    copies: Any
+    caller: Any
+
+
 class _Batch:
-    """Images of one size, on the network's device."""
+    """Images of one size, on the network's device; on a GPU from `ready` on."""
 
     def __init__(self, images: List[Any], device: torch.device, copies: Any) -> None:
         self.images = images
-        tensors = [as_tensor(image) for image in images]
-        self.tensor = tensors[0][None] if len(tensors) == 1 else torch.stack([t.cpu() for t in tensors])
         self.ready: Any = None
-        if copies is not None and not self.tensor.is_cuda:
-            with torch.cuda.stream(copies):
-                self.tensor = self.tensor.pin_memory().to(device, non_blocking=True)
-                self.ready = torch.cuda.Event()
-                self.ready.record(copies)
-        else:
-            self.tensor = self.tensor.to(device)
+        if copies is None:
+            self.tensor = self._joined().to(device)
+            return
+        with torch.cuda.stream(copies):
+            joined = self._joined()
+            self.tensor = joined if joined.is_cuda else joined.pin_memory()
+            self.tensor = self.tensor.to(device, non_blocking=True)
+            self.ready = torch.cuda.Event()
+            self.ready.record(copies)
+
+    def _joined(self) -> Tensor:
+        tensors = [as_tensor(image) for image in self.images]
+        return tensors[0][None] if len(tensors) == 1 else torch.stack([t.cpu() for t in tensors])
 
 
-def _batches(images: Iterable[Any], batch: int, stop: threading.Event) -> Iterator[Any]:
+def _kept(image: Any, streams: _Streams) -> Any:
+    """A copy: the iterable may fill the same memory again.
+
+    What fills a GPU's memory runs on this thread's stream, or on the caller's where it made the images; the copy waits for
+    both, and both wait for the copy.
+    """
+    if isinstance(image, np.ndarray):
+        return image.copy()
+    if not image.is_cuda:
+        return image.clone()
+    if streams.copies is None or image.device != streams.copies.device:
+        torch.cuda.synchronize(image.device)  # the caller's stream on another GPU is not known
+        kept = image.clone()
+        torch.cuda.synchronize(image.device)
+        return kept
+    fills = streams.caller, torch.cuda.current_stream(image.device)
+    for stream in fills:
+        streams.copies.wait_stream(stream)
+    with torch.cuda.stream(streams.copies):
+        kept = image.clone()
+    for stream in fills:
+        stream.wait_stream(streams.copies)
+    image.record_stream(streams.copies)
+    return kept
+
+
+def _batches(images: Iterable[Any], batch: int, stop: threading.Event, streams: _Streams) -> Iterator[Any]:
     waiting: List[Any] = []
     failed = None
     try:
@@ -48,8 +85,7 @@ def _batches(images: Iterable[Any], batch: int, stop: threading.Event) -> Iterat
             if waiting and waiting[0].shape != image.shape:
                 yield waiting
                 waiting = []
-            # the iterable may fill the same memory again
-            waiting.append(image.copy() if isinstance(image, np.ndarray) else image.clone())
+            waiting.append(_kept(image, streams))
             if len(waiting) == batch:
                 yield waiting
                 waiting = []
@@ -61,7 +97,9 @@ def _batches(images: Iterable[Any], batch: int, stop: threading.Event) -> Iterat
         yield failed
 
 
-def _produce(ready: Any, stop: threading.Event, images: Iterable[Any], batch: int, network: Any, copies: Any) -> None:
+def _produce(
+    ready: Any, stop: threading.Event, images: Iterable[Any], batch: int, network: Any, streams: _Streams
+) -> None:
     def put(item: Any) -> bool:
         while not stop.is_set():
             try:
@@ -72,8 +110,8 @@ def _produce(ready: Any, stop: threading.Event, images: Iterable[Any], batch: in
         return False
 
     try:
-        for found in _batches(images, batch, stop):
-            if not put(found if isinstance(found, _Failed) else _Batch(found, network.device, copies)):
+        for found in _batches(images, batch, stop, streams):
+            if not put(found if isinstance(found, _Failed) else _Batch(found, network.device, streams.copies)):
                 return
         put(_END)
     except BaseException as error:  # a thread has nobody else to tell
@@ -106,9 +144,10 @@ def labels_of(network: Any, images: Iterable[Any], batch: int) -> Iterator[Any]:
     """See `OptimizedNetwork.segment_batches`."""
     on_gpu = network.device.type == "cuda"
     there, back = (torch.cuda.Stream(network.device) if on_gpu else None for _ in range(2))
+    caller = torch.cuda.current_stream(network.device) if on_gpu else None
     ready: Any = queue.Queue(AHEAD)
     stop = threading.Event()
-    arguments = ready, stop, images, batch, network, there
+    arguments = ready, stop, images, batch, network, _Streams(there, caller)
     thread = threading.Thread(target=_produce, args=arguments, name="segment_batches", daemon=True)
     thread.start()
     pending: Any = None
