@@ -272,6 +272,32 @@ def test_another_backbone_is_the_one_that_runs():
     torch.testing.assert_close(model(images), full)
 
 
+def replica_of(network):
+    """As torch.nn.parallel.replicate makes one, within a CPU."""
+    modules = list(network.modules())
+    replicas = {module: module._replicate_for_data_parallel() for module in modules}
+    for module in modules:
+        for name, child in module._modules.items():
+            setattr(replicas[module], name, replicas[child])
+        for name, parameter in module._parameters.items():
+            setattr(replicas[module], name, None if parameter is None else parameter.detach().clone())
+        for name, buffer in module._buffers.items():
+            setattr(replicas[module], name, buffer.clone())
+    return replicas[network]
+
+
+def test_a_replica_has_a_backbone_of_its_own():
+    model = randomise(sx.build_model("swiftnet_mnv2", num_classes=3))
+    images = 255 * torch.rand(1, 3, 32, 32)
+    keys, before = list(model.state_dict()), model.logits(images)
+    replica = replica_of(model)
+    assert torch.equal(replica.logits(images), before)
+    with torch.no_grad():
+        replica.backbone.features[0][0].weight.zero_()
+    assert torch.equal(model.logits(images), before) and not torch.equal(replica.logits(images), before)
+    assert list(model.state_dict()) == keys
+
+
 @pytest.mark.filterwarnings("ignore")  # tracing warns of every Python number
 def test_tracing():
     model = randomise(sx.build_model("swiftnet_mnv2", num_classes=3))

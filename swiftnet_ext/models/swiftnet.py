@@ -78,8 +78,10 @@ class SwiftNet(Segmenter):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if name == "backbone" and "logits" in self._modules:
-            self.logits._backbone = (value,)
+        # a replica of DataParallel has the original's head until it gets its own, after its backbone
+        replica = self.__dict__.get("_is_replica", False)
+        if name == ("logits" if replica else "backbone") and "logits" in self._modules:
+            self.logits._backbone = (self.backbone,)
 
     def forward(self, images: Tensor) -> Tensor:
         return reference.resize(self.logits(images, self.backbone), images.shape[2:], "bilinear")
