@@ -1,6 +1,8 @@
 """What runs a step is measured once, kept in a file, and can be switched off."""
 
 import json
+import pwd
+import warnings
 
 import pytest
 import torch
@@ -90,6 +92,40 @@ def test_the_users_cache_is_the_place(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert choices_path() == tmp_path / ".cache" / "swiftnet_ext" / "choices.json"
+
+
+@pytest.mark.parametrize("named", ["~nobody_here/x.json", ""])
+def test_a_home_folder_that_is_not_there_is_not_made(monkeypatch, tmp_path, named):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SWIFTNET_EXT_CHOICES", named)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: {}[uid])
+    monkeypatch.setattr(choices, "_warned", set())
+    measured = Choices(CPU)
+    assert measured.pick("a step", {"slow": slow, "fast": fast}, RULE).name == "fast"
+    with pytest.warns(RuntimeWarning, match="can't be written .there is no such home folder") as warned:
+        measured.save()
+        measured.save()
+    assert len(warned) == 1 and not list(tmp_path.iterdir())
+
+
+def test_a_file_that_cant_be_written_is_tried_once(monkeypatch, path):
+    tries = []
+
+    def refused(path):
+        tries.append(path)
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(choices, "replacing", refused)
+    measured = Choices(CPU)
+    for step in ("one", "another"):
+        measured.pick(step, {"slow": slow, "fast": fast}, RULE)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for _ in range(3):
+                measured.save()
+    assert len(tries) == 2  # once for what was measured
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"a": {"b": {}}}', '{"a": {"b": {"c": "fast"}}}', "\0", '{"a": 1}'])

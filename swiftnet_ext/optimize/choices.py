@@ -39,12 +39,12 @@ def device_name(device: torch.device) -> str:
 
 
 def choices_path() -> Optional[Path]:
-    """The file of choices; None where measuring is switched off."""
+    """The file of choices; None where measuring is switched off. It begins with ~ where there is no such home folder."""
     named = os.environ.get(VARIABLE, "")
     if named.strip().lower() in ("off", "0", "no", "false"):
         return None
     if named:
-        return Path(named).expanduser()
+        return Path(os.path.expanduser(named))
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(cache) / "swiftnet_ext" / "choices.json"
 
@@ -132,18 +132,21 @@ class Choices:
 
     def save(self) -> None:
         """Adds what was measured to the file, which is replaced as a whole: what another process adds at the same moment may
-        be lost, and is measured again. A file that can't be written, or holds something else, is left."""
+        be lost, and is measured again. A file that can't be written, or holds something else, is left: what was measured
+        is then not tried again."""
         if self.path is None or not self.measured:
             return
+        measured, self.measured = self.measured, {}
         try:
+            if str(self.path).startswith("~"):
+                raise OSError("there is no such home folder")
             self.path.parent.mkdir(parents=True, exist_ok=True)
             content = read_choices(self.path)
             if content is None:
                 return
-            content.setdefault(self.where, {}).update(self.measured)
+            content.setdefault(self.where, {}).update(measured)
             with replacing(self.path) as temporary:
                 temporary.write_text(json.dumps(content, indent=1, sort_keys=True))
-            self.measured = {}
         except OSError as error:
             _warn_once(
                 self.path, f"can't be written ({error.strerror or error}), choices are measured in every process"
