@@ -90,6 +90,7 @@ REFUSED = {
     "keeps no running statistics": lambda: changed(
         Blend(6, 4), "bottleneck.norm", nn.BatchNorm2d(4, track_running_stats=False)
     ),
+    "norm keeps no running statistics": lambda: changed(Blend(6, 4), "bottleneck.norm.running_var", None),
     "blend_conv.relu is ReLU6": lambda: changed(PyramidBlend(6), "blend_conv.relu", nn.ReLU6()),
     "bottleneck has children": lambda: changed(Blend(6, 4), "bottleneck", nn.Conv2d(4, 6, 1)),
     "neither bilinear": lambda: Blend(6, 4, lambda x, size: nn.functional.interpolate(x, size=size, mode="bicubic")),

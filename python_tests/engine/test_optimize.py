@@ -299,6 +299,51 @@ def test_what_shows_only_at_another_size_or_in_a_batch():
         sx.optimize(randomise(FirstOfBatch(5)))
 
 
+def conv(channels, **options):
+    return torch.nn.Conv2d(channels, channels, 3, **{"padding": 1, "bias": False, **options})
+
+
+STATISTICS, PLAIN = "BatchNorm2d with running statistics", "Conv2d, square, of dilation 1"
+UNUSUAL = [
+    ("backbone.bn1", torch.nn.GroupNorm(8, 64), STATISTICS),
+    ("backbone.layer2.0.downsample.1", torch.nn.BatchNorm2d(128, track_running_stats=False), STATISTICS),
+    ("backbone.layer3.0.bn2", torch.nn.Identity(), STATISTICS),
+    ("backbone.spp.spp.spp1.norm", torch.nn.InstanceNorm2d(32), STATISTICS),
+    ("logits.norm", torch.nn.GroupNorm(8, 32), STATISTICS),
+    ("backbone.layer1.0.conv1", conv(64, padding=2, dilation=2), PLAIN),
+    ("backbone.layer1.1.conv2", conv(64, padding_mode="reflect"), PLAIN),
+    ("backbone.layer1.1.conv2", conv(64, padding="same"), PLAIN),
+    ("backbone.layer1.0.conv2", torch.nn.Sequential(conv(64)), PLAIN),
+    ("backbone.upsample.1.blend_conv.conv", torch.nn.Sequential(conv(32)), "a convolution of UpsampleBlend's"),
+]
+
+
+@pytest.mark.parametrize("path, module, expected", UNUSUAL, ids=lambda case: case if isinstance(case, str) else "")
+def test_an_unusual_layer_is_named(path, module, expected):
+    model = network("swiftnet_rn18", channels=32)
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module.eval())
+    with pytest.raises(OptimizeError, match=f"model: {path} is {type(module).__name__}.*; expected {expected}"):
+        sx.optimize(model)
+
+
+def test_levels_that_differ_are_named():
+    model = network("swiftnet_rn18", channels=32)
+    model.backbone.spp.spp.spp2.conv = torch.nn.Conv2d(32, 10, 1)
+    with pytest.raises(
+        OptimizeError, match="backbone.spp is Spatial.*; expected levels alike, but its levels have biases"
+    ):
+        sx.optimize(model)
+
+
+@pytest.mark.parametrize("case", PUBLISHED[:2] + PUBLISHED[3:4], ids=["rn18", "first generation", "pyramid"])
+def test_the_eps_of_a_users_batch_norms(case):
+    model = randomise(case[0](classes=5, **case[1]))
+    for i, module in enumerate(m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+        module.eps = 1e-3 * (i % 3)
+    assert_same(sx.optimize(model), model, (33, 40))
+
+
 @pytest.mark.parametrize("changed", [{"ceil_mode": True}, {"padding": 0}, {"stride": 1}])
 def test_the_pool_is_as_published(changed):
     model = network("swiftnet_rn18", channels=32)

@@ -59,7 +59,7 @@ def _activation_misfit(name: str, unit: Any) -> str:
         return "{}.relu is {}, not nn.ReLU".format(name, type(unit.relu).__name__)
     if norm is not None and type(norm) not in NORMS:
         return "{}.norm is {}, not nn.BatchNorm2d".format(name, type(norm).__name__)
-    if norm is not None and norm.running_mean is None:
+    if norm is not None and (norm.running_mean is None or norm.running_var is None):
         return "{}.norm keeps no running statistics".format(name)
     return ""
 

@@ -19,7 +19,7 @@ from ..models.level_norm import norm_at
 from ..models.mobilenet_v2 import TAPS, MobileNetV2
 from ..models.pyramid import antialiased_bicubic
 from ..nn import BNReLUConv, SpatialPyramidPooling
-from ..nn.fused import affine_of, norm_of
+from ..nn.fused import affine_of, levels_misfit, norm_of
 from ..nn.layers import SeparableConv
 from .plan import IMAGE, LOGITS, Convolution, MaxPool, Plan, PyramidPool, Resize, Step, Tap
 from .recognise import OptimizeError
@@ -39,19 +39,23 @@ def _float(parameter: Optional[Tensor]) -> Optional[Tensor]:
     return None if parameter is None else parameter.detach().float().contiguous()
 
 
-def _check_pool(path: str, pool: Any) -> None:
-    fits = type(pool) is nn.MaxPool2d and not pool.ceil_mode and not pool.return_indices
-    for name, value in (("kernel_size", 3), ("stride", 2), ("padding", 1), ("dilation", 1)):
-        fits = fits and getattr(pool, name) in (value, (value, value))
-    if not fits:
-        raise OptimizeError(f"optimize: model: {path} is {pool!r}; expected MaxPool2d(3, stride=2, padding=1)")
-
-
 class _Folding:
     def __init__(self, model: Any) -> None:
         self.model, self.backbone = model, model.backbone
         self.steps: List[Step] = []
         self.activated: Set[str] = set()  # values in which nothing is negative
+        self.paths = {module: path for path, module in model.named_modules()}
+
+    def expect(self, fits: bool, module: Any, what: str) -> None:
+        if not fits:
+            line = repr(module) if "\n" not in repr(module) else type(module).__name__
+            raise OptimizeError(f"optimize: model: {self.paths.get(module)} is {line}; expected {what}")
+
+    def affine(self, norm: Any) -> Affine:
+        statistics = [getattr(norm, name, None) for name in ("running_mean", "running_var")]
+        keeps = norm is None or all(isinstance(value, Tensor) for value in statistics)
+        self.expect(keeps, norm, "BatchNorm2d with running statistics")
+        return affine_of(norm)
 
     def plan(self, network: str, classes: Optional[List[str]]) -> Plan:
         image = IMAGE
@@ -78,6 +82,7 @@ class _Folding:
     ) -> str:
         """Adds a convolution with affines folded into it; returns its output, or its tap where that is all."""
         output = name if output == "" else output
+        self.expect_conv(module)
         weight, bias = module.weight, module.bias
         notes = list(folded)
         if input_scale is not None:
@@ -99,7 +104,6 @@ class _Folding:
             self.activated |= {tap.output} if tap.relu else set()
         if output is not None and activation != "none":
             self.activated.add(output)
-        assert module.dilation == (1, 1)
         dense = _float(weight)
         assert dense is not None
         step = Convolution(
@@ -109,13 +113,24 @@ class _Folding:
         self.steps.append(step)
         return step.writes[0]
 
+    def expect_conv(self, module: Any) -> None:
+        fits = isinstance(module, nn.Conv2d) and module.dilation == (1, 1) and module.padding_mode == "zeros"
+        square = fits and all(len(set(pair)) == 1 for pair in (module.kernel_size, module.stride, module.padding))
+        self.expect(square, module, "Conv2d, square, of dilation 1, with a number of zeros around the map")
+
+    def expect_pool(self, module: Any) -> None:
+        fits = isinstance(module, nn.MaxPool2d) and not module.ceil_mode and not module.return_indices
+        for name, value in (("kernel_size", 3), ("stride", 2), ("padding", 1), ("dilation", 1)):
+            fits = fits and getattr(module, name) in (value, (value, value))
+        self.expect(fits, module, "MaxPool2d(3, stride=2, padding=1)")
+
     def resize(self, name: str, x: str, divisor: int, kind: str) -> str:
         self.steps.append(Resize(name, name, x, divisor, kind))
         return name
 
     def first_conv(self, name: str, module: nn.Conv2d, x: str, norm: Any, activation: str) -> str:
         return self.conv(
-            name, module, x, "", ("batch norm", affine_of(norm)), activation=activation,
+            name, module, x, "", ("batch norm", self.affine(norm)), activation=activation,
             input_scale=1 / self.backbone.img_std.flatten(), folded=("the image's 1/std",),
         )  # fmt: skip
 
@@ -124,7 +139,7 @@ class _Folding:
         suffix = f" level {level}" if level else ""
         taps: List[Tap] = []
         for i, unit in enumerate(wanted):
-            scale, shift = UNCHANGED if unit is None else affine_of(norm_of(unit))
+            scale, shift = UNCHANGED if unit is None else self.affine(norm_of(unit))
             taps.append(Tap(f"tap {i}{suffix}", scale, shift, unit is not None))
         if isinstance(self.backbone, MobileNetV2):
             return self._mobilenet(image, level, suffix, taps)
@@ -133,7 +148,7 @@ class _Folding:
     def _resnet(self, image: str, level: int, suffix: str, taps: List[Tap]) -> List[str]:
         encoder = self.backbone
         x = self.first_conv("conv1" + suffix, encoder.conv1, image, norm_at(encoder.bn1, level), "relu")
-        _check_pool("backbone.maxpool", encoder.maxpool)
+        self.expect_pool(encoder.maxpool)
         pooled = "maxpool" + suffix
         self.steps.append(MaxPool(pooled, pooled, x))
         self.activated.add(pooled)
@@ -145,8 +160,8 @@ class _Folding:
                 shortcut = x
                 if block.downsample is not None:
                     conv, norm = block.downsample
-                    shortcut = self.conv(name + "downsample" + suffix, conv, x, "", ("batch norm", affine_of(norm)))
-                first, second = (affine_of(norm_at(norm, level)) for norm in (block.bn1, block.bn2))
+                    shortcut = self.conv(name + "downsample" + suffix, conv, x, "", ("batch norm", self.affine(norm)))
+                first, second = (self.affine(norm_at(norm, level)) for norm in (block.bn1, block.bn2))
                 y = self.conv(name + "conv1" + suffix, block.conv1, x, "", ("batch norm", first), activation="relu")
                 second_name = name + "conv2" + suffix
                 x = self.conv(
@@ -165,7 +180,7 @@ class _Folding:
             *hidden, conv, norm = block.conv
             y = x
             for j, layer in enumerate(hidden):
-                affine = affine_of(norm_at(layer[1], level))
+                affine = self.affine(norm_at(layer[1], level))
                 name = f"features.{i}.conv.{j}{suffix}"
                 y = self.conv(name, layer[0], y, "", ("batch norm", affine), activation="relu6")
             name = f"features.{i}.conv.{len(hidden)}{suffix}"
@@ -173,7 +188,7 @@ class _Folding:
             plain = tap is not None and not tap.relu  # then the tap is the block's own output
             x = self.conv(
                 name, conv, y, None if i == TAPS[-1] and not plain else name,
-                ("batch norm", affine_of(norm_at(norm, level))), residual=x if block.shortcut else None,
+                ("batch norm", self.affine(norm_at(norm, level))), residual=x if block.shortcut else None,
                 tap=None if plain else tap,
             )  # fmt: skip
             if tap is not None:
@@ -186,14 +201,14 @@ class _Folding:
         pooling = backbone.spp if isinstance(backbone.spp, SpatialPyramidPooling) else None
         first = backbone.spp if pooling is None else pooling.spp[0]
         *skips, last = self.taps(image, 0, [blend.bottleneck for blend in reversed(blends)] + [first])
-        scale = "the blend's batch norm's scale", (affine_of(norm_of(blends[0].blend_conv))[0], None)
+        scale = "the blend's batch norm's scale", (self.affine(norm_of(blends[0].blend_conv))[0], None)
         if pooling is None:
             x = self.conv("spp", first.conv, last, "", scale)
         else:
             x = self.pyramid_pool(pooling, self.conv("spp.spp_bn", first.conv, last), scale[1][0])
         for i, (blend, tap) in enumerate(zip(blends, reversed(skips))):
             name = f"upsample.{i}."
-            affine = "the blend's batch norm", affine_of(norm_of(blend.blend_conv))
+            affine = "the blend's batch norm", self.affine(norm_of(blend.blend_conv))
             x = self.conv(
                 name + "bottleneck", blend.bottleneck.conv, tap, "", affine, activation="relu", up=x, mode=blend.mode
             )
@@ -203,28 +218,33 @@ class _Folding:
     def blend(self, name: str, unit: Any, x: str, following: Sequence[Any]) -> str:
         """The convolution of a blend, with what the next blend or the head folds into it."""
         if following:
-            scale = affine_of(norm_of(following[0].blend_conv))[0]
+            scale = self.affine(norm_of(following[0].blend_conv))[0]
             after: Tuple[str, Affine] = ("the next blend's batch norm's scale", (scale, None))
             activation = "none"
         else:
-            after, activation = ("the head's batch norm", affine_of(norm_of(self.model.logits))), "relu"
+            after, activation = ("the head's batch norm", self.affine(norm_of(self.model.logits))), "relu"
         conv = unit.conv
         if isinstance(conv, nn.Conv2d):
             return self.conv(name, conv, x, "", after, activation=activation)
         if isinstance(conv, SeparableConv):
             x = self.conv(name + ".conv1", conv.conv1, x)
             return self.conv(name + ".pointwise", conv.pointwise, x, "", after, activation=activation)
+        self.expect(isinstance(conv, nn.Sequential) and len(conv) == 4, conv, "a convolution of UpsampleBlend's")
         expand, depthwise, project, norm = conv
         for i, (layer, following_unit) in enumerate(((expand, depthwise), (depthwise.conv, project))):
-            affine = "batch norm", affine_of(norm_of(following_unit))
+            affine = "batch norm", self.affine(norm_of(following_unit))
             x = self.conv(f"{name}.{i}", layer, x, "", affine, activation="relu")
-        affine = "batch norm", affine_of(norm)
+        affine = "batch norm", self.affine(norm)
         return self.conv(name + ".2", project.conv, x, "", affine, after, activation=activation)
 
     def pyramid_pool(self, pooling: Any, x: str, scale: Optional[Tensor]) -> str:
         levels: List[Any] = list(pooling.spp)[1:-1]
         fuse = pooling.spp[-1]
-        affines = [affine_of(norm_of(unit)) for unit in levels]
+        for unit in [*levels, fuse]:
+            self.expect_conv(unit.conv)
+        misfit = levels_misfit(levels)
+        self.expect(not misfit, pooling, f"levels alike, but {misfit}")
+        affines = [self.affine(norm_of(unit)) for unit in levels]
         weight, bias = fuse.conv.weight[:, :, 0, 0], fuse.conv.bias  # [K, C + L·D]
         if scale is not None:
             weight, bias = weight * scale[:, None], None if bias is None else bias * scale
@@ -232,7 +252,7 @@ class _Folding:
         def stacked(parameters: List[Any]) -> Any:
             return None if parameters[0] is None else _float(torch.stack(parameters))
 
-        name, (fuse_scale, fuse_shift) = "spp.pool", affine_of(norm_of(fuse))
+        name, (fuse_scale, fuse_shift) = "spp.pool", self.affine(norm_of(fuse))
         self.steps.append(
             PyramidPool(
                 name,
@@ -282,6 +302,6 @@ class _Folding:
         """One lateral of the stride 4·2^at, scaled as the blend that takes it asks; the last gets the shift too."""
         name, conv, tap = waiting
         blend = blends[max(0, len(blends) - 1 - at)]
-        scale, shift = affine_of(norm_of(blend.blend_conv))
+        scale, shift = self.affine(norm_of(blend.blend_conv))
         affine = (scale, shift) if rest.get("up") else (scale, None)
         return self.conv(name, conv, tap, "", ("the blend's batch norm", affine), **rest)

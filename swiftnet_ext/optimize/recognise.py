@@ -31,9 +31,18 @@ def recognise(model: nn.Module) -> SwiftNet:
         return model
     state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
     try:
-        return from_state_dict(state, f"optimize: model ({type(model).__name__})")
+        return _with_eps_of(model, from_state_dict(state, f"optimize: model ({type(model).__name__})"))
     except CheckpointError as error:
         raise OptimizeError(f"{error}; optimize takes networks of build_model, and such with the published names")
+
+
+def _with_eps_of(model: nn.Module, network: SwiftNet) -> SwiftNet:
+    """The network, its batch norms with the model's eps, which no state dict tells."""
+    given = dict(model.named_modules(remove_duplicate=False))
+    for path, module in network.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = getattr(given.get(path), "eps", module.eps)
+    return network
 
 
 def _image(shape: Sequence[int]) -> Tensor:
@@ -93,4 +102,4 @@ def variants(model: nn.Module, found: SwiftNet) -> Iterator[SwiftNet]:
             options = dict(found.options, mode=mode, half_resolution=half_resolution)
             network = build_model(found.name, found.num_classes, **options).eval()
             network.load_state_dict(found.state_dict())
-            yield network
+            yield _with_eps_of(model, network)
