@@ -119,3 +119,15 @@ def test_contradicting_environment(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="RANK=3: expected 0 to WORLD_SIZE - 1 = 1; start the processes by torchrun"):
         Worker.of_environment()
+
+
+def test_results_that_another_run_wrote_over_are_not_finished(folder, tmp_path):
+    """Two folders with a picture of one name, one folder of results."""
+    out, other = tmp_path / "out", tmp_path / "other"
+    other.mkdir()
+    for source in folder.iterdir():
+        write_image(other / source.name, 255 - read_image(source))
+    assert [run(which, out, False)[0] for which in (folder, other)] == [11, 11]
+    assert run(other, out, True)[0] == 0
+    assert run(folder, out, True)[0] == 11
+    check_labels(folder, out)

@@ -93,7 +93,7 @@ def predict(
                 write_image(picture.results[0], picture.labels)
                 write_image(picture.results[1], overlay(picture.image, picture.labels, classes), compression=1)
                 if finished is not None:
-                    finished.add(picture.version)
+                    finished.add(picture.version, picture.results)
             except OSError as error:
                 return Outcome(picture.source, 0.0, str(error))
         return Outcome(picture.source, picture.seconds, picture.error)

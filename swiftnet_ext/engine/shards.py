@@ -73,18 +73,31 @@ class Finished:
             self._known.update(line[:-1] for line in file.read_text().splitlines(True) if line.endswith("\n"))
 
     def holds(self, version: str, results: List[Path]) -> bool:
-        """Whether this version of a picture was finished before, and its results are still there."""
-        return version in self._known and all(path.is_file() for path in results)
+        """Whether this version of a picture was finished before, and its results are there as they were written then."""
+        try:
+            return _line(version, results) in self._known
+        except OSError:
+            return False
 
-    def add(self, version: str) -> None:
+    def add(self, version: str, results: List[Path]) -> None:
         """To be called when the results are on the disk."""
+        line = _line(version, results)
         with open(self._file, "a") as file:
-            file.write(version + "\n")
+            file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
 
 
 def version_of(source: Path) -> str:
     """A line that tells a picture, as it is now, from others. OSError: there is none."""
-    state = source.stat()
-    return json.dumps([str(source.absolute()), state.st_size, state.st_mtime_ns])
+    return json.dumps([str(source.absolute()), *_state(source)])
+
+
+def _line(version: str, results: List[Path]) -> str:
+    """A picture with its results as they are now: another picture's, written over them since, are others."""
+    return json.dumps([json.loads(version), *([path.name, *_state(path)] for path in results)])
+
+
+def _state(path: Path) -> List[int]:
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns]
