@@ -46,7 +46,7 @@ from .engine.benchmark.plan import BenchmarkError
 from .engine.disparity import DisparityBins
 from .engine.evaluate import evaluate as run_evaluation
 from .engine.export import export_onnx
-from .engine.predict import median_seconds
+from .engine.predict import median_seconds, result_files
 from .engine.predict import predict as run_prediction
 from .engine.provenance import provenance
 from .engine.shards import Finished, Worker, settings_key
@@ -119,6 +119,10 @@ def predict(
     """
     worker = _worker()
     sources = find_images(images)
+    try:
+        result_files(sources, out)  # before the network is loaded, and anything is written
+    except ValueError as error:
+        raise UserError(str(error))
     make_folder(out)
     if device is None and torch.cuda.is_available():
         device = f"cuda:{worker.local_rank % torch.cuda.device_count()}"

@@ -120,6 +120,23 @@ def test_a_picture_too_large_for_the_gpu_is_left_out(tmp_path):
     assert np.array_equal(read_labels(tmp_path / "out" / "small_labels.png"), read_image(sources[1])[..., 0] % 11)
 
 
+@pytest.mark.parametrize("name", ["a_labels.png", "a_overlay.png", "legend.png"])
+def test_a_result_never_overwrites_a_picture_to_segment(name, swiftnet, tmp_path):
+    own, link = tmp_path / "own", tmp_path / "link"
+    own.mkdir()
+    link.symlink_to(own)
+    for file in ("a.png", name):
+        write_image(own / file, render_scene(0, 32, 48).image)
+    before = (own / name).read_bytes()
+    for out in (own, link):
+        status, said, errors = swiftnet("predict", own, "--out", out)
+        assert status == 2 and said == ""
+        assert errors.startswith(f"swiftnet: {out / name}: is one of the pictures to segment") and "--out" in errors
+    with pytest.raises(ValueError, match="would be overwritten"):
+        list(predict(None, sorted(own.iterdir()), own))
+    assert sorted(p.name for p in own.iterdir()) == sorted(["a.png", name]) and (own / name).read_bytes() == before
+
+
 def test_folders_for_results_are_made(tmp_path):
     assert swiftnet("sample", tmp_path / "new" / "folder" / "scene.png", "--seed", 2).returncode == 0
     assert np.array_equal(read_image(tmp_path / "new" / "folder" / "scene.png"), render_scene(2).image)

@@ -15,6 +15,7 @@ from .ahead import READ_AHEAD, ahead, has_spare_core
 from .shards import Finished, Worker, version_of
 
 ALONE = Worker(rank=0, world=1, local_rank=0, restarted=False)
+LEGEND = "legend.png"
 WARM_UP_CALLS = 3  # a network's first calls make plans and buffers: they are not timed
 
 
@@ -56,6 +57,31 @@ def output_stems(sources: Sequence[Path]) -> List[str]:
     return stems
 
 
+def result_files(sources: Sequence[Path], out: Path) -> List[List[Path]]:
+    """Each picture's labels and overlay in the folder `out`.
+
+    Raises:
+        ValueError: one of them, or the legend, is itself a picture to segment, which would be overwritten.
+    """
+    results = [[out / f"{stem}_labels.png", out / f"{stem}_overlay.png"] for stem in output_stems(sources)]
+    identities = {_identity(source) for source in sources} - {None}
+    for result in [out / LEGEND, *(path for paths in results for path in paths)]:
+        if _identity(result) in identities:
+            raise ValueError(
+                f"{result}: is one of the pictures to segment and would be overwritten; name another folder by --out"
+            )
+    return results
+
+
+def _identity(path: Path) -> Optional[Tuple[int, int]]:
+    """The same for every name of a file; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def predict(
     model: Any,
     sources: Sequence[Path],
@@ -70,15 +96,18 @@ def predict(
     A picture that can't be read or doesn't fit the memory, or results that can't be written, are an outcome with an
     error; the rest is still done. Pictures of equal stems get their folders' names in front. Of several workers each does
     its share. What is `finished` is left as it is where `resume`, and no outcome; what becomes finished is added to it.
+
+    Raises:
+        ValueError: of result_files; nothing is written then.
     """
+    share = list(zip(sources, result_files(sources, out)))[worker.rank :: worker.world]
     out.mkdir(parents=True, exist_ok=True)
     classes = classes_for(model.num_classes, getattr(model, "classes", None))
     if worker.rank == 0:
-        write_image(out / "legend.png", legend(classes))
+        write_image(out / LEGEND, legend(classes))
 
-    def read(task: Tuple[Path, str]) -> Optional[_Picture]:
-        source, stem = task
-        results = [out / f"{stem}_labels.png", out / f"{stem}_overlay.png"]
+    def read(task: Tuple[Path, List[Path]]) -> Optional[_Picture]:
+        source, results = task
         try:
             version = version_of(source) if finished is not None else ""  # before it is read
             if resume and finished is not None and finished.holds(version, results):
@@ -98,7 +127,6 @@ def predict(
                 return Outcome(picture.source, 0.0, str(error))
         return Outcome(picture.source, picture.seconds, picture.error)
 
-    share = list(zip(sources, output_stems(sources)))[worker.rank :: worker.world]
     pictures = (picture for picture in ahead(read, share, READ_AHEAD) if picture is not None)
     yield from ahead(write, _segmented(model, pictures), 1 if has_spare_core(model) else 0)
 
