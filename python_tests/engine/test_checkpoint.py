@@ -234,6 +234,12 @@ def test_shipped_weights_load(given, name):
     assert all(torch.equal(state[k], v.float()) for k, v in stored.items() if v.is_floating_point())
 
 
+def test_a_folder_does_not_hide_the_shipped_weights_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkdir("camvid_mnv2")
+    assert sx.inspect_checkpoint("camvid_mnv2") == sx.inspect_checkpoint(shipped_weights())
+
+
 def test_a_file_goes_before_the_shipped_weights_of_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sx.save_checkpoint(sx.build_model("swiftnet_mnv2", num_classes=2), "camvid_mnv2")

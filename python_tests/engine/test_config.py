@@ -26,6 +26,13 @@ def test_shipped_configurations_are_valid(path):
     assert read_config(path.stem) == read_config(str(path))
 
 
+def test_a_folder_of_a_shipped_name_hides_nothing(tmp_path, monkeypatch):
+    expected = read_config("camvid")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "camvid").mkdir()
+    assert read_config("camvid") == expected
+
+
 def test_yaml_and_toml_and_overrides(tmp_path):
     a, b = tmp_path / "a.yaml", tmp_path / "b.toml"
     a.write_text("optimizer: {lr: 1e-3}\nrun: {epochs: 3}\nmodel: {options: {blend: grouped}}\n")

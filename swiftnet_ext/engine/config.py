@@ -141,7 +141,7 @@ def _parsed(path: Path) -> Any:
 
 def _contents(name: str) -> Tuple[Any, Path]:
     path = Path(name)
-    if not path.suffix and not path.exists():
+    if not path.suffix and not path.is_file():
         path = CONFIGS / f"{name}.yaml"
     if not path.is_file():
         shipped = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))

@@ -60,7 +60,7 @@ def shipped_weights(name: Optional[str] = None) -> str:
 def _located(path: Optional[str]) -> str:
     """The file of a `load_checkpoint` argument; a file goes before shipped weights of the same name."""
     path = SHIPPED[0] if path is None else os.fspath(path)
-    return shipped_weights(path) if path in SHIPPED and not os.path.exists(path) else path
+    return shipped_weights(path) if path in SHIPPED and not os.path.isfile(path) else path
 
 
 def _read(path: str) -> safetensors_file.Content:
