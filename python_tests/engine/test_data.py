@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from swiftnet_ext.data import images
 from swiftnet_ext.data.classes import CAMVID, CITYSCAPES, classes_for, colourise, legend, overlay
@@ -39,6 +39,35 @@ class TestReading:
         exif[0x0112] = 6  # turned by 90°
         picture(tmp_path / "a.jpg", exif=exif)
         assert read_image(tmp_path / "a.jpg").shape == (8, 6, 3)
+
+    @pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+    @pytest.mark.parametrize("orientation", range(10))
+    def test_every_orientation_is_pillows(self, tmp_path, suffix, orientation):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        picture(tmp_path / f"a.{suffix}", exif=exif)
+        with Image.open(tmp_path / f"a.{suffix}") as plain:
+            expected = np.array(ImageOps.exif_transpose(plain))
+        assert np.array_equal(read_image(tmp_path / f"a.{suffix}"), expected)
+
+    def test_odd_exif_does_not_matter(self, tmp_path):
+        """A width of -1, which no writer of EXIF takes."""
+        entries = struct.pack("<HHIi", 0x0100, 9, 1, -1) + struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+        exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(4)
+        picture(tmp_path / "a.jpg", exif=exif)
+        with pytest.raises(struct.error), Image.open(tmp_path / "a.jpg") as plain:
+            ImageOps.exif_transpose(plain)
+        assert read_image(tmp_path / "a.jpg").shape == (8, 6, 3)
+
+    @pytest.mark.parametrize("step", ["Image.open", "ImageFile.ImageFile.load", "PngImagePlugin.PngImageFile.getexif"])
+    def test_whatever_a_decoder_raises_names_the_picture(self, tmp_path, monkeypatch, step):
+        def odd(*arguments, **options):
+            raise struct.error("odd")
+
+        picture(tmp_path / "a.png")
+        monkeypatch.setattr(f"PIL.{step}", odd)
+        with pytest.raises(ImageError, match=r"a.png: .* \(odd\)"):
+            read_image(tmp_path / "a.png")
 
     def test_what_is_no_picture_is_named(self, tmp_path):
         picture(tmp_path / "whole.png", 64, 64)

@@ -8,13 +8,23 @@ from pathlib import Path
 from typing import Iterable, List
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from ..files import replacing
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "PPM", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".ppm", ".webp")
 MAX_PIXELS = 100_000_000  # a 10-gigapixel "bomb" is refused by its header, before it is decoded
+_ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class ImageError(ValueError):
@@ -32,7 +42,7 @@ def _open(path: Path) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
             picture = Image.open(path, formats=FORMATS)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # a damaged file may raise anything
         raise ImageError(f"{path}: not a picture in {', '.join(FORMATS)} ({error})")
     if picture.width * picture.height > MAX_PIXELS:
         raise ImageError(f"{path}: {picture.width}×{picture.height} pixels, at most {MAX_PIXELS:,}; scale it down")
@@ -42,8 +52,18 @@ def _open(path: Path) -> Image.Image:
 def _decoded(path: Path, picture: Image.Image, mode: str) -> np.ndarray:
     try:
         return np.array(picture.convert(mode) if picture.mode != mode else picture)
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # a damaged file may raise anything
         raise ImageError(f"{path}: damaged or cut short ({error}); copy it again")
+
+
+def _upright(path: Path, picture: Image.Image) -> Image.Image:
+    """Turned as its EXIF says, which ImageOps.exif_transpose would write anew, and can't where it holds odd values."""
+    try:
+        picture.load()  # turns a TIFF by itself
+        turn = _TURNS.get(picture.getexif().get(_ORIENTATION, 1))
+    except Exception as error:  # a damaged file may raise anything
+        raise ImageError(f"{path}: damaged or cut short ({error}); copy it again")
+    return picture if turn is None else picture.transpose(turn)
 
 
 def read_image(path: "os.PathLike[str] | str") -> np.ndarray:
@@ -57,11 +77,7 @@ def read_image(path: "os.PathLike[str] | str") -> np.ndarray:
     with _open(path) as picture:
         if picture.mode[0] in "IF":  # Pillow would clip its values at 255
             raise ImageError(f"{path}: has mode {picture.mode}, more than 8 bits a channel; store it with 8")
-        try:
-            upright = ImageOps.exif_transpose(picture)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ImageError(f"{path}: damaged or cut short ({error}); copy it again")
-        return _decoded(path, upright, "RGB")
+        return _decoded(path, _upright(path, picture), "RGB")
 
 
 def read_labels(path: "os.PathLike[str] | str") -> np.ndarray:
