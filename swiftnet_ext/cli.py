@@ -34,6 +34,7 @@ from .cli_options import (
     factors_of,
     load,
     make_folder,
+    make_folder_of,
     seeds_of,
     size_of,
 )
@@ -171,7 +172,7 @@ def evaluate(
     """Per-class IoU and mIoU, in percent, of a checkpoint on a labelled data set."""
     edges, disparity = edges_of(disparity_bins), disparity or disparity_bins is not None
     if json_file is not None:
-        make_folder(json_file.parent)
+        make_folder_of(json_file)
     make_report = None if report is None else _report_maker(report)
     model, runs, how = load(weights, device, backend, optimise, factors_of(multi_scale, factors), order, flip, dtype)
     classes = classes_for(model.num_classes, model.classes)
@@ -193,6 +194,7 @@ def evaluate(
     if bins is not None:
         _print_disparity(records, bins.measured)
     mean = 100 * matrix.mean_iou()
+    typer.echo(f"mIoU {mean:.2f}")  # before anything is written, which may fail
     figures: Dict[str, Any] = {
         **provenance(shlex.join(["swiftnet", *sys.argv[1:]]), next(model.parameters()).device),
         "model": repr(model),
@@ -207,11 +209,10 @@ def evaluate(
         figures["disparity"] = {"measured": 100 * bins.measured, "bins": records}
     if pages is not None and report is not None:
         pages.write(report, matrix, figures)
-        typer.echo(f"report: {report}")
+        typer.echo(f"report: {report}", err=True)
     if json_file is not None:
         with replacing(json_file) as temporary:
             temporary.write_text(json.dumps(figures, indent=2) + "\n")
-    typer.echo(f"mIoU {mean:.2f}")
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """The options that several commands of `swiftnet` have, and what the text of an option becomes."""
 
 import re
+import tempfile
 from pathlib import Path
 from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -71,6 +72,19 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{path}: can't be made a folder ({error.strerror}); name another")
+
+
+def make_folder_of(file: Path) -> None:
+    """Before the work whose figures it shall hold."""
+    make_folder(file.parent)
+    if file.is_dir():
+        raise UserError(f"{file}: is a folder; name a file")
+    try:
+        if file.is_file() or not file.exists():  # else it is a device or a pipe
+            with tempfile.TemporaryFile(dir=file.resolve().parent):
+                pass
+    except OSError as error:
+        raise UserError(f"{file}: can't be written ({error.strerror}); name another")
 
 
 class Loaded(NamedTuple):

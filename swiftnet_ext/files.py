@@ -11,8 +11,13 @@ from typing import Iterator
 def replacing(path: Path) -> Iterator[Path]:
     """A file beside `path` to write to; it takes `path`'s place when the block ends without an error.
 
-    It is on the disk before it gets the name: what has the name after a crash is whole.
+    It is on the disk before it gets the name: what has the name after a crash is whole. Of a link, what it leads to is
+    replaced. What is there and no file, as /dev/stdout, is itself what to write to.
     """
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    path = Path(os.path.realpath(str(path)))
     temporary = path.with_name(".{}.{}.tmp".format(path.name, uuid.uuid4().hex))
     try:
         yield temporary

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import swiftnet_ext as sx
+from swiftnet_ext import cli
 from swiftnet_ext.data.classes import CAMVID
 from swiftnet_ext.data.images import read_image, read_labels, write_image
 from swiftnet_ext.data.synthetic import render_scene
@@ -215,6 +216,19 @@ class TestEvaluate:
         assert figures["mIoU"] == pytest.approx(mean) and figures["pictures"] == 2
         assert figures["command"].startswith("swiftnet evaluate --data ") and figures["torch"] == torch.__version__
         assert sum(map(sum, figures["confusion"])) == 2 * 96 * 128
+
+    def test_a_file_for_the_figures_that_can_not_be_written(self, root, swiftnet):
+        for target, sentence in ((root, "is a folder; name a file"), ("/proc/figures.json", "can't be written")):
+            status, said, errors = swiftnet("evaluate", "--data", root, "--split", "val", "--json", target)
+            assert (status, said) == (2, "") and errors.startswith(f"swiftnet: {target}: {sentence}")
+
+    def test_the_figure_is_said_although_the_file_fails(self, root, swiftnet, tmp_path, monkeypatch):
+        def full(path):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(cli, "replacing", full)
+        status, said, errors = swiftnet("evaluate", "--data", root, "--split", "val", "--json", tmp_path / "a.json")
+        assert status == 2 and said.splitlines()[-1].startswith("mIoU ") and "No space left" in errors
 
     def test_only_labels_make_a_data_set_unlabelled(self, root, tmp_path):
         model = sx.load_checkpoint()

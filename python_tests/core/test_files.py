@@ -1,0 +1,35 @@
+"""Files that appear whole or not at all."""
+
+import os
+import threading
+
+from swiftnet_ext.files import replacing
+
+
+def write(path, text="new"):
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
+    target, link, dangling = tmp_path / "there" / "a.txt", tmp_path / "link", tmp_path / "dangling"
+    target.parent.mkdir()
+    target.write_text("old")
+    link.symlink_to(target)
+    dangling.symlink_to("b.txt")
+    for path in (link, dangling):
+        write(path)
+        assert path.is_symlink() and path.read_text() == "new"
+    assert target.read_text() == (tmp_path / "b.txt").read_text() == "new"
+    assert os.listdir(str(target.parent)) == ["a.txt"]
+
+
+def test_what_is_no_file_is_written_to_itself(tmp_path):
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(str(pipe))
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    write(pipe)
+    if pipe.is_fifo():  # else nobody wrote to it, and the reader waits on
+        reader.join(10)
+    assert read == ["new"] and os.listdir(str(tmp_path)) == ["pipe"]
