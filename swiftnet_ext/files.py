@@ -13,19 +13,27 @@ def replacing(path: Path) -> Iterator[Path]:
 
     It is on the disk before it gets the name: what has the name after a crash is whole. Of a link, what it leads to is
     replaced. What is there and no file, as /dev/stdout, is itself what to write to.
+
+    Raises:
+        OSError: the block's; where it names no file, of a full disk, `path` is put in.
     """
-    if path.exists() and not path.is_file():
-        yield path
-        return
-    path = Path(os.path.realpath(str(path)))
-    temporary = path.with_name(".{}.{}.tmp".format(path.name, uuid.uuid4().hex))
+    direct = path.exists() and not path.is_file()
+    path = path if direct else Path(os.path.realpath(str(path)))
+    temporary = path if direct else path.with_name(".{}.{}.tmp".format(path.name, uuid.uuid4().hex))
     try:
         yield temporary
-        _to_disk(temporary)
-        os.replace(str(temporary), str(path))
-        _to_disk(path.parent)
+        if not direct:
+            _to_disk(temporary)
+            os.replace(str(temporary), str(path))
+            _to_disk(path.parent)
+    except OSError as error:
+        if error.errno is None:
+            raise OSError("{}: {}".format(path, error)) from error
+        if error.filename in (None, str(temporary)):
+            error.filename = str(path)
+        raise
     finally:
-        if temporary.exists():
+        if not direct and temporary.exists():
             temporary.unlink()
 
 

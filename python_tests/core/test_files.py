@@ -1,7 +1,10 @@
 """Files that appear whole or not at all."""
 
+import errno
 import os
 import threading
+
+import pytest
 
 from swiftnet_ext.files import replacing
 
@@ -33,3 +36,14 @@ def test_what_is_no_file_is_written_to_itself(tmp_path):
     if pipe.is_fifo():  # else nobody wrote to it, and the reader waits on
         reader.join(10)
     assert read == ["new"] and os.listdir(str(tmp_path)) == ["pipe"]
+
+
+@pytest.mark.parametrize("arguments", [(errno.ENOSPC, "No space left on device"), ("encoder error -2",)])
+def test_an_error_names_the_file(tmp_path, arguments):
+    path = tmp_path / "a.txt"
+    with pytest.raises(OSError, match="No space left on device|encoder error -2") as error, replacing(path):
+        raise OSError(*arguments)
+    assert str(path) in str(error.value) and not os.listdir(str(tmp_path))
+    with pytest.raises(OSError, match="nowhere") as error:
+        write(tmp_path / "nowhere" / "a.txt")
+    assert error.value.filename == str(tmp_path / "nowhere" / "a.txt")
