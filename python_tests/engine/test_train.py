@@ -1,6 +1,7 @@
 """Training, in seconds."""
 
 import csv
+import errno
 import json
 import math
 import os
@@ -170,6 +171,37 @@ def test_a_folder_with_a_run_is_not_overwritten(root, tmp_path):
         run(root, tmp_path / "run", "run.epochs=1", "run.batch=2", "optimizer.lr=1e-3", resume=True)
     run(root, tmp_path / "run", "run.epochs=1", "data.cache=true", resume=True)
     assert not differing(final_state(tmp_path / "run"), dict(before, config=final_state(tmp_path / "run")["config"]))
+
+
+def test_two_processes_do_not_train_in_one_folder(root, tmp_path):
+    hold = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX); print(1, flush=True); input()"
+    out = tmp_path / "run"
+    out.mkdir()
+    command = [sys.executable, "-c", hold, str(out / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        other.stdout.readline()
+        with pytest.raises(RunError, match=f"{out}: another process trains there"):
+            run(root, out, resume=True)
+        assert os.listdir(out) == [".lock"]
+        other.communicate("\n")
+    run(root, out, "run.epochs=1", resume=True)
+
+
+def test_where_files_can_not_be_locked_it_trains(root, tmp_path, monkeypatch):
+    def unsupported(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", unsupported)
+    run(root, tmp_path / "run", "run.epochs=1")
+
+
+def test_another_number_of_processes_than_was_started(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        RunError, match="run.devices=1 times run.machines=1 is 1, but WORLD_SIZE=2 processes were started; set"
+    ):
+        run(root, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_damaged_checkpoint_is_not_passed_over(root, tmp_path):

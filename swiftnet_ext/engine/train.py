@@ -7,8 +7,10 @@ checkpoints/, and at last weights.safetensors, and best.safetensors where there 
 
 import csv
 import math
+import os
 import signal
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -33,6 +35,7 @@ from .config import Config, ConfigError, as_dict, differences, make_config
 from .confusion import ConfusionMatrix
 from .losses import boundary_focal, boundary_weights, class_weights, cross_entropy
 from .on_cpu import reuse_memory, strided_depthwise_in_fp32, without_slow_bf16
+from .run_folder import RunError, alone_in
 from .samples import Batches, Samples, load
 from .training_data import TrainingData, open_training_data
 from .training_state import StateError, newest, random_states, read_state, restore_random_states, seed_all, write_state
@@ -48,10 +51,6 @@ FREE_TO_CHANGE = (  # on resuming: they don't change what is computed on one CPU
     "run.checkpoint_minutes",
 )
 Record = Dict[str, Any]
-
-
-class RunError(ValueError):
-    """A run that can't start or go on; the message says why, and the cure."""
 
 
 class Interrupted(Exception):
@@ -151,6 +150,9 @@ class Trainer:
         out: the run's folder.
         say: takes lines for the user; only one process's.
         track: wraps an epoch's range of steps, e.g. to draw a bar; takes the range, its length and what it is.
+
+    Raises:
+        RunError: another number of processes was started than the configuration says.
     """
 
     def __init__(
@@ -162,11 +164,18 @@ class Trainer:
     ) -> None:
         self.config, self.asked_for, self.out = without_slow_bf16(config), config, out
         run = self.config.run
+        processes = run.devices * run.machines
+        started = os.environ.get("WORLD_SIZE", str(processes))
+        if started != str(processes):  # each would train alone, all in one folder
+            raise RunError(
+                f"run.devices={run.devices} times run.machines={run.machines} is {processes}, but WORLD_SIZE={started} "
+                "processes were started; set them to torchrun's --nproc-per-node and --nnodes, or start without torchrun"
+            )
         self.fabric = Fabric(
             accelerator=run.accelerator,
             devices=run.devices,
             num_nodes=run.machines,
-            strategy="ddp" if run.devices * run.machines > 1 else "auto",
+            strategy="ddp" if processes > 1 else "auto",
             precision=run.precision,
         )
         self.fabric.launch()
@@ -207,9 +216,14 @@ class Trainer:
             resume_from: go on from this one.
 
         Raises:
-            RunError: the folder holds a run already, or one of another configuration. StateError: a damaged checkpoint.
+            RunError: the folder holds a run already, or one of another configuration, or another process trains there.
+            StateError: a damaged checkpoint.
             Interrupted: Ctrl-C or SIGTERM; resume goes on. OSError: a file can't be written; checkpoints are whole.
         """
+        with alone_in(self.out) if self.fabric.is_global_zero else nullcontext():
+            self._run(resume, resume_from)
+
+    def _run(self, resume: bool, resume_from: Optional[Path]) -> None:
         found = resume_from or newest(self.out / "checkpoints")
         if found is not None and not (resume or resume_from):
             raise RunError(f"{self.out}: holds a run; go on with --resume, or name another folder by --out")
@@ -224,7 +238,6 @@ class Trainer:
         self._finish()
 
     def _begin_folder(self) -> None:
-        self.out.mkdir(parents=True, exist_ok=True)
         with replacing(self.out / "config.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(as_dict(self.config), sort_keys=False))
         write_image(self.out / "samples.png", contact_sheet(self.samples, self.data.train.classes))
