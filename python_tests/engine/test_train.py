@@ -173,6 +173,48 @@ def test_a_folder_with_a_run_is_not_overwritten(root, tmp_path):
     assert not differing(final_state(tmp_path / "run"), dict(before, config=final_state(tmp_path / "run")["config"]))
 
 
+def test_going_on_from_an_older_checkpoint(root, tmp_path):
+    """Later ones neither win nor push out what is written; stopped again, it goes on from where it came."""
+    out = tmp_path / "run"
+    run(root, out)
+    expected, older = final_state(out), min((out / "checkpoints").iterdir())
+    for step in (10, 11):
+        (out / "checkpoints" / f"step_{step:08d}.ckpt").write_bytes(b"of another try")
+    lines = run(root, out, resume_from=older)
+    assert not differing(final_state(out), expected)
+    names = sorted(path.name for path in (out / "checkpoints").iterdir())
+    assert names == [
+        "step_00000008.ckpt",
+        "step_00000009.ckpt",
+        *(f"step_{step:08d}.ckpt.aside" for step in (9, 10, 11)),
+    ]
+    assert f"later than where this goes on: {out / 'checkpoints' / names[-1]}" in lines
+
+
+def test_going_on_from_another_runs_checkpoint_overwrites_nothing(root, tmp_path):
+    for name in ("a", "b"):
+        run(root, tmp_path / name, "run.epochs=1", f"run.seed={ord(name)}")
+    before = {path: path.read_bytes() for path in (tmp_path / "b").rglob("*") if path.is_file()}
+    with pytest.raises(RunError, match="b: holds a run; go on with --resume, or name another folder by --out"):
+        run(root, tmp_path / "b", "run.epochs=1", "run.seed=97", resume_from=newest(tmp_path / "a" / "checkpoints"))
+    assert {path: path.read_bytes() for path in (tmp_path / "b").rglob("*") if path.is_file()} == before
+    run(root, tmp_path / "c", "run.epochs=1", "run.seed=97", resume_from=newest(tmp_path / "a" / "checkpoints"))
+    assert not differing(weights(tmp_path / "c"), weights(tmp_path / "a"))
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("name", ["weights.safetensors", "best.safetensors", "metrics.csv"])
+def test_what_a_run_left_is_not_overwritten(root, tmp_path, name, resume):
+    """Its checkpoints are deleted; metrics alone are of a run whose first one could not be written."""
+    (tmp_path / name).write_text("kept")
+    if resume and name == "metrics.csv":
+        run(root, tmp_path, "run.epochs=1", resume=resume)
+        return
+    with pytest.raises(RunError, match=f"holds a run's {name} and no checkpoint of it; name another folder by --out"):
+        run(root, tmp_path, "run.epochs=1", resume=resume)
+    assert (tmp_path / name).read_text() == "kept"
+
+
 def test_two_processes_do_not_train_in_one_folder(root, tmp_path):
     hold = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX); print(1, flush=True); input()"
     out = tmp_path / "run"

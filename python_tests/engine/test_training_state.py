@@ -16,6 +16,7 @@ from swiftnet_ext.engine.training_state import (
     random_states,
     read_state,
     restore_random_states,
+    set_aside,
     states,
     write_state,
 )
@@ -42,6 +43,21 @@ def test_the_last_two_are_kept(tmp_path):
     assert [p.name for p in states(tmp_path)] == ["step_00000300.ckpt", "step_123456789.ckpt"]
     assert (tmp_path / "step_notes.ckpt").read_text() == "mine"
     assert newest(tmp_path / "nowhere") is None
+
+
+def test_what_was_just_written_stays(tmp_path):
+    for step in (7, 8, 9, 5):
+        write_state(tmp_path, step, state(step))
+    assert [p.name for p in states(tmp_path)] == [f"step_0000000{step}.ckpt" for step in (5, 8, 9)]
+
+
+def test_later_ones_are_set_aside(tmp_path):
+    for step in (5, 123456789):
+        path = write_state(tmp_path, step, state(step))
+    assert set_aside(tmp_path, 123456789) == []
+    (aside,) = set_aside(tmp_path, 5)
+    assert newest(tmp_path) == tmp_path / "step_00000005.ckpt" and not path.exists()
+    assert aside.name == "step_123456789.ckpt.aside" and aside.stat().st_size > 0
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "header"])

@@ -35,10 +35,18 @@ from .config import Config, ConfigError, as_dict, differences, make_config
 from .confusion import ConfusionMatrix
 from .losses import boundary_focal, boundary_weights, class_weights, cross_entropy
 from .on_cpu import reuse_memory, strided_depthwise_in_fp32, without_slow_bf16
-from .run_folder import RunError, alone_in
+from .run_folder import CHECKPOINTS, RunError, alone_in, start_of
 from .samples import Batches, Samples, load
 from .training_data import TrainingData, open_training_data
-from .training_state import StateError, newest, random_states, read_state, restore_random_states, seed_all, write_state
+from .training_state import (
+    StateError,
+    random_states,
+    read_state,
+    restore_random_states,
+    seed_all,
+    set_aside,
+    write_state,
+)
 
 __all__ = ["Interrupted", "RunError", "StateError", "Trainer"]
 
@@ -65,6 +73,10 @@ class Progress:
     step: int = 0  # of the epoch
     loss: float = 0.0  # summed over the epoch's steps so far
     best: float = -1.0  # validation mIoU, percent
+
+    def steps(self, of_epoch: int) -> int:
+        """Since the run's beginning."""
+        return self.epoch * of_epoch + self.step
 
     def learning_rate(self, config: Config, steps: int) -> float:
         """The cosine from `lr` at the start to `last_lr` at the end of the run."""
@@ -213,7 +225,7 @@ class Trainer:
 
         Args:
             resume: go on from the newest checkpoint in the run's folder, or begin where there is none.
-            resume_from: go on from this one.
+            resume_from: go on from this one; later ones in the run's folder are set aside.
 
         Raises:
             RunError: the folder holds a run already, or one of another configuration, or another process trains there.
@@ -224,9 +236,7 @@ class Trainer:
             self._run(resume, resume_from)
 
     def _run(self, resume: bool, resume_from: Optional[Path]) -> None:
-        found = resume_from or newest(self.out / "checkpoints")
-        if found is not None and not (resume or resume_from):
-            raise RunError(f"{self.out}: holds a run; go on with --resume, or name another folder by --out")
+        found = start_of(self.out, resume, resume_from)
         self._set_up()
         if found is not None:
             self._restore(found)
@@ -238,6 +248,8 @@ class Trainer:
         self._finish()
 
     def _begin_folder(self) -> None:
+        for path in set_aside(self.out / CHECKPOINTS, self.progress.steps(self.batches.steps)):
+            self.say(f"later than where this goes on: {path}")
         with replacing(self.out / "config.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(as_dict(self.config), sort_keys=False))
         write_image(self.out / "samples.png", contact_sheet(self.samples, self.data.train.classes))
@@ -381,7 +393,7 @@ class Trainer:
                 "random": random_states(),
                 "processes": self.fabric.world_size,
             }
-            write_state(self.out / "checkpoints", self.progress.epoch * self.batches.steps + self.progress.step, state)
+            write_state(self.out / CHECKPOINTS, self.progress.steps(self.batches.steps), state)
         self.fabric.barrier()
 
     def _restore(self, path: Path) -> None:

@@ -26,7 +26,7 @@ class StateError(ValueError):
 
 
 def write_state(folder: Path, step: int, state: Dict[str, Any]) -> Path:
-    """Writes `folder/step_NNNNNNNN.ckpt` and removes all but the last two.
+    """Writes `folder/step_NNNNNNNN.ckpt` and removes all but the last two and itself.
 
     Args:
         folder: made if needed.
@@ -48,8 +48,15 @@ def write_state(folder: Path, step: int, state: Dict[str, Any]) -> Path:
         cure = f"{kept} is whole: mend that and go on with --resume" if kept else "there is no older checkpoint"
         raise OSError(error.errno, f"{path}: can't be written ({error.strerror}); {cure}") from error
     for old in states(folder)[:-KEPT]:
-        old.unlink()
+        if old != path:
+            old.unlink()
     return path
+
+
+def set_aside(folder: Path, step: int) -> List[Path]:
+    """Gives the checkpoints after a step another name, .ckpt.aside, and returns these: they are no longer the newest."""
+    later = [path for path in states(folder) if int(path.stem[len("step_") :]) > step]
+    return [path.replace(path.with_name(path.name + ".aside")) for path in later]
 
 
 def states(folder: Path) -> List[Path]:
