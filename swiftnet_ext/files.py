@@ -1,6 +1,7 @@
 """Files that appear whole or not at all."""
 
 import os
+import re
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,13 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if not direct and temporary.exists():
             temporary.unlink()
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed processes left of `replacing` in a folder that nobody else writes to."""
+    for path in folder.glob(".*.tmp"):
+        if re.match(r"\..+\.[0-9a-f]{32}\.tmp$", path.name):
+            path.unlink()
 
 
 def _to_disk(path: Path) -> None:

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from swiftnet_ext.files import replacing
+from swiftnet_ext.files import replacing, sweep
 
 
 def write(path, text="new"):
@@ -47,3 +47,14 @@ def test_an_error_names_the_file(tmp_path, arguments):
     with pytest.raises(OSError, match="nowhere") as error:
         write(tmp_path / "nowhere" / "a.txt")
     assert error.value.filename == str(tmp_path / "nowhere" / "a.txt")
+
+
+def test_what_killed_processes_left_is_swept(tmp_path):
+    left = replacing(tmp_path / "a.txt")
+    left.__enter__().write_text("half")  # and no end
+    for name in (".mine.tmp", ".a.txt.0123.tmp", "a.txt"):
+        (tmp_path / name).write_text("kept")
+    assert len(os.listdir(str(tmp_path))) == 4
+    sweep(tmp_path)
+    sweep(tmp_path / "nowhere")
+    assert sorted(os.listdir(str(tmp_path))) == [".a.txt.0123.tmp", ".mine.tmp", "a.txt"]

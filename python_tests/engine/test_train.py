@@ -215,6 +215,15 @@ def test_what_a_run_left_is_not_overwritten(root, tmp_path, name, resume):
     assert (tmp_path / name).read_text() == "kept"
 
 
+def test_what_a_killed_run_left_half_written_is_removed(root, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("weights.safetensors", "checkpoints/step_00000001.ckpt"):
+        path = tmp_path / name
+        path.with_name(f".{path.name}.{'0' * 32}.tmp").write_text("half")
+    run(root, tmp_path, "run.epochs=1", resume=True)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
 def test_two_processes_do_not_train_in_one_folder(root, tmp_path):
     hold = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX); print(1, flush=True); input()"
     out = tmp_path / "run"

@@ -27,7 +27,7 @@ from ..data.classes import overlay
 from ..data.images import write_image
 from ..data.labelled import LabelledImages
 from ..data.transforms import Augmentation
-from ..files import replacing
+from ..files import replacing, sweep
 from ..models import build_model, load_checkpoint, load_imagenet_encoder, save_checkpoint
 from ..models.swiftnet import SwiftNet
 from .charts import learning_curves
@@ -248,6 +248,8 @@ class Trainer:
         self._finish()
 
     def _begin_folder(self) -> None:
+        for folder in (self.out, self.out / CHECKPOINTS):
+            sweep(folder)
         for path in set_aside(self.out / CHECKPOINTS, self.progress.steps(self.batches.steps)):
             self.say(f"later than where this goes on: {path}")
         with replacing(self.out / "config.yaml") as temporary:
