@@ -18,7 +18,8 @@ import torch
 import yaml
 
 import swiftnet_ext as sx
-from swiftnet_ext.data.images import read_image, read_labels
+from swiftnet_ext.data.images import read_image, read_labels, write_image
+from swiftnet_ext.data.labelled import DataError
 from swiftnet_ext.engine import on_cpu, train
 from swiftnet_ext.engine.config import make_config, replaced
 from swiftnet_ext.engine.confusion import ConfusionMatrix
@@ -222,6 +223,41 @@ def test_what_a_killed_run_left_half_written_is_removed(root, tmp_path):
         path.with_name(f".{path.name}.{'0' * 32}.tmp").write_text("half")
     run(root, tmp_path, "run.epochs=1", resume=True)
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_stopped_in_a_validation_it_goes_on_there(root, tmp_path, monkeypatch):
+    """Also where the validation fails: the epoch is on the disk."""
+    options, out, seen = ("data.validation=val", "run.epochs=2"), tmp_path / "parts", []
+    run(root, tmp_path / "whole", *options)
+    update = ConfusionMatrix.update
+
+    def ended(self, prediction, target):
+        seen.append(len(seen))
+        if seen == [0]:
+            raise RuntimeError("no memory")
+        update(self, prediction, target)
+        if seen == [0, 1]:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(ConfusionMatrix, "update", ended)
+    with pytest.raises(RuntimeError, match="no memory"):
+        run(root, out, *options)
+    with pytest.raises(Interrupted):
+        run(root, out, *options, resume=True)
+    assert seen == [0, 1]  # of three pictures
+    progress = read_state(newest(out / "checkpoints"))["progress"]
+    assert (progress["epoch"], progress["step"]) == (0, 3)
+    monkeypatch.setattr(ConfusionMatrix, "update", update)
+    run(root, out, *options, resume=True)
+    assert not differing(final_state(out), final_state(tmp_path / "whole"))
+
+
+def test_a_validation_without_labels_is_said_before_the_first_step(tmp_path):
+    write_pictures(tmp_path, count=4)
+    for path in (tmp_path / "valannot").iterdir():
+        write_image(path, np.full_like(read_labels(path), 255))
+    with pytest.raises(DataError, match="no labelled pixel to validate on; name another data.validation"):
+        run(tmp_path, tmp_path / "run", "data.validation=val")
 
 
 def test_two_processes_do_not_train_in_one_folder(root, tmp_path):

@@ -8,12 +8,10 @@ checkpoints/, and at last weights.safetensors, and best.safetensors where there 
 import csv
 import math
 import os
-import signal
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, cast
 
 import numpy as np
@@ -37,6 +35,7 @@ from .losses import boundary_focal, boundary_weights, class_weights, cross_entro
 from .on_cpu import reuse_memory, strided_depthwise_in_fp32, without_slow_bf16
 from .run_folder import CHECKPOINTS, RunError, alone_in, start_of
 from .samples import Batches, Samples, load
+from .stop import Interrupted, Stop
 from .training_data import TrainingData, open_training_data
 from .training_state import (
     StateError,
@@ -59,10 +58,6 @@ FREE_TO_CHANGE = (  # on resuming: they don't change what is computed on one CPU
     "run.checkpoint_minutes",
 )
 Record = Dict[str, Any]
-
-
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM; the run's state has been written."""
 
 
 @dataclass
@@ -133,25 +128,6 @@ def contact_sheet(samples: Samples, classes: Any) -> np.ndarray:
         image = sample["image"].permute(1, 2, 0).numpy()
         columns.append(np.concatenate([image, overlay(image, sample["labels"].numpy(), classes)]))
     return np.concatenate(columns, 1)
-
-
-class _Stop:
-    """Within the block, Ctrl-C and SIGTERM are remembered; a second one acts at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __enter__(self) -> "_Stop":
-        self._previous = {s: signal.signal(s, self._remember) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def _remember(self, number: int, frame: Optional[FrameType]) -> None:
-        self.asked = True
-        signal.signal(number, self._previous[signal.Signals(number)])
-
-    def __exit__(self, *exception: Any) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
 
 
 class Trainer:
@@ -243,7 +219,7 @@ class Trainer:
         if self.fabric.is_global_zero:
             self._begin_folder()
         self.fabric.barrier()
-        with _Stop() as stop:
+        with Stop() as stop:
             self._epochs(stop)
         self._finish()
 
@@ -268,7 +244,7 @@ class Trainer:
             f"{self.out / 'samples.png'} shows {min(SHOWN, len(self.samples))} samples"
         )
 
-    def _epochs(self, stop: _Stop) -> None:
+    def _epochs(self, stop: Stop) -> None:
         run = self.config.run
         while self.progress.epoch < run.epochs:
             start = time.perf_counter()
@@ -282,7 +258,8 @@ class Trainer:
             }
             last = self.progress.epoch + 1 == run.epochs
             if self.data.validation is not None and (last or (self.progress.epoch + 1) % run.validate_every == 0):
-                record["val_mIoU"] = self._validate()
+                self._save()  # at the epoch's last step: going on from there begins with the validation
+                record["val_mIoU"] = self._validate(stop)
             self.history.append(record)
             self._keep_best(record)
             self.progress.epoch, self.progress.step, self.progress.loss = self.progress.epoch + 1, 0, 0.0
@@ -290,7 +267,7 @@ class Trainer:
                 self._log(record)
             self._save()
 
-    def _epoch(self, stop: _Stop) -> None:
+    def _epoch(self, stop: Stop) -> None:
         """The steps of an epoch from progress.step on."""
         config, fabric = self.config, self.fabric
         on_gpu = fabric.device.type == "cuda"
@@ -331,7 +308,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         return float(self._over_processes(loss, "mean"))
 
-    def _stops(self, stop: _Stop) -> bool:
+    def _stops(self, stop: Stop) -> bool:
         """Whether any process was asked to stop."""
         if self.fabric.world_size == 1:
             return stop.asked
@@ -351,13 +328,16 @@ class Trainer:
             return cross_entropy(logits, batch["labels"], self.class_weights)
         return boundary_focal(logits, batch["labels"], batch["weights"], self.class_weights)
 
-    def _validate(self) -> float:
-        """mIoU in percent, each process a share of the pictures."""
+    def _validate(self, stop: Stop) -> float:
+        """mIoU in percent, each process a share of the pictures. Interrupted: the state is on the disk before."""
         model, data = self.model.eval(), cast(LabelledImages, self.data.validation)
-        matrix = ConfusionMatrix(model.num_classes)
-        for i in range(self.fabric.global_rank, len(data), self.fabric.world_size):
-            image, labels = data[i]
-            matrix.update(model.segment(image), labels)
+        matrix, rank = ConfusionMatrix(model.num_classes), self.fabric.global_rank
+        for first in range(0, len(data), self.fabric.world_size):
+            if self._stops(stop):
+                raise Interrupted
+            if first + rank < len(data):
+                image, labels = data[first + rank]
+                matrix.update(model.segment(image), labels)
         matrix.table = self._over_processes(torch.from_numpy(matrix.table), "sum").numpy()
         return 100 * matrix.mean_iou()
 

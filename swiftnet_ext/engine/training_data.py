@@ -27,7 +27,7 @@ def open_training_data(config: DataConfig) -> TrainingData:
     """Opens the splits, and looks at labels.
 
     Raises:
-        DataError: a data set that can't be used, or without a labelled pixel.
+        DataError: a data set that can't be used, or a split without a labelled pixel.
     """
     classes: Optional[Tuple[ClassInfo, ...]] = None
     if config.classes is not None:
@@ -44,12 +44,20 @@ def open_training_data(config: DataConfig) -> TrainingData:
         train = Selection([(train, range(len(train))), (scenes, range(len(scenes)))])
     if config.cache:
         train, validation = Cached(train), None if validation is None else Cached(validation)
-    looked_at = range(0, len(train), -(-len(train) // LOOKED_AT))
-    pixels = np.zeros(train.num_classes, np.int64)
-    for i in looked_at:
-        pixels += np.bincount(train.labels(i).ravel(), minlength=256)[: train.num_classes]
-    if not pixels.any():
-        raise DataError(f"{config.root}: no labelled pixel in split {config.split!r}")
+    pixels, looked_at = _labelled_pixels(train, f"{config.root}: no labelled pixel in split {config.split!r}")
+    if validation is not None:
+        _labelled_pixels(validation, f"{config.root}: no labelled pixel to validate on; name another data.validation")
     unseen = [c.name for c, n in zip(train.classes, pixels) if n == 0]
-    warnings = [f"no pixel of {', '.join(unseen)} in {len(looked_at)} label maps"] if unseen else []
+    warnings = [f"no pixel of {', '.join(unseen)} in {looked_at} label maps"] if unseen else []
     return TrainingData(train, validation, pixels, warnings)
+
+
+def _labelled_pixels(data: LabelledImages, none: str) -> Tuple[np.ndarray, int]:
+    """([classes] pixels of each class, the number of label maps they are counted in). DataError, `none`: there are none."""
+    pixels = np.zeros(data.num_classes, np.int64)
+    looked_at = range(0, len(data), max(1, -(-len(data) // LOOKED_AT)))
+    for i in looked_at:
+        pixels += np.bincount(data.labels(i).ravel(), minlength=256)[: data.num_classes]
+    if not pixels.any():
+        raise DataError(none)
+    return pixels, len(looked_at)
