@@ -193,8 +193,22 @@ def test_resume_refuses_another_files_rows(tmp_path):
     with pytest.raises(BenchmarkError, match="a.json: is no file of swiftnet benchmark"):
         resumed(path, plan())
     path.write_text(json.dumps(running.new_file(plan()._replace(threads=7))))
-    with pytest.raises(BenchmarkError, match="--resume needs the same threads, expected 1, got 7; leave --resume out"):
+    with pytest.raises(BenchmarkError, match="--resume needs the same threads, expected 1, got 7; name another folder"):
         resumed(path, plan())
+
+
+def test_measured_rows_are_not_written_over(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    monkeypatch.setattr(running, "in_process", lambda job, *_: pretended(job))
+    run(plan(CASES[:1], seconds=1), path, False, lambda line: None)  # none was measured
+    run(plan(CASES[:1]), path, False, lambda line: None)
+    before = path.read_bytes()
+    with pytest.raises(BenchmarkError, match="a.json: holds measured rows; go on with --resume, or name another"):
+        run(plan(CASES[:2]), path, False, lambda line: None)
+    assert path.read_bytes() == before
+    path.write_text('{"machine_info": {}}')
+    with pytest.raises(BenchmarkError, match="is no file of swiftnet benchmark"):
+        run(plan(CASES[:2]), path, False, lambda line: None)
 
 
 def test_rows_that_name_no_batch_are_of_single_images(tmp_path, monkeypatch):

@@ -63,6 +63,19 @@ def new_file(plan: Plan) -> Dict[str, Any]:
     return {**head, **about, "tunables": TUNABLES, "rows": [], "kernels": []}
 
 
+def begun(path: Path, plan: Plan) -> Dict[str, Any]:
+    """A new file.
+
+    Raises:
+        BenchmarkError: in its place are measured rows, or another program's file.
+    """
+    if path.is_file():
+        old = _read(path)
+        if any(row["status"] == "measured" for row in old["rows"] + old["kernels"]):
+            raise BenchmarkError(f"{path}: holds measured rows; go on with --resume, or name another folder by --out")
+    return new_file(plan)
+
+
 def resumed(path: Path, plan: Plan) -> Dict[str, Any]:
     """The file of an interrupted run, without the rows that are to be measured again; a new one where there is none.
 
@@ -72,21 +85,35 @@ def resumed(path: Path, plan: Plan) -> Dict[str, Any]:
     new = new_file(plan)
     if not path.is_file():
         return new
+    old = _read(path)
+    different = [name for name in SAME if old[name] != new[name]]
+    old["rows"] = [{**row, **case_of(row)._asdict()} for row in old["rows"] if _is_complete(row)]
+    if different:
+        name = different[0]
+        raise BenchmarkError(
+            f"{path}: --resume needs the same {name}, expected {new[name]}, got {old[name]}; name another folder by --out"
+        )
+    return {**old, "command": new["command"], "date": new["date"]}
+
+
+def _read(path: Path) -> Dict[str, Any]:
+    """
+    Raises:
+        BenchmarkError: it is no file of `write`.
+    """
     try:
-        old = json.loads(path.read_text())
-        different = [name for name in SAME if old[name] != new[name]]
-        old["rows"] = [{**row, **case_of(row)._asdict()} for row in old["rows"] if _is_complete(row)]
+        found: Dict[str, Any] = json.loads(path.read_text())
+        for name in (*SAME, "command", "date"):
+            found[name]
+        for row in found["rows"]:
+            case_of(row), row["missing"]
+        for row in found["rows"] + found["kernels"]:
+            row["status"]
     except (ValueError, KeyError, TypeError) as error:
         raise BenchmarkError(
             f"{path}: is no file of swiftnet benchmark ({type(error).__name__}: {error}); name another"
         )
-    if different:
-        name = different[0]
-        raise BenchmarkError(
-            f"{path}: --resume needs the same {name}, expected {new[name]}, got {old[name]}; "
-            "leave --resume out, or name another folder by --out"
-        )
-    return {**old, "command": new["command"], "date": new["date"]}
+    return found
 
 
 def _is_complete(row: Dict[str, Any]) -> bool:
@@ -162,9 +189,12 @@ def _kill(process: "subprocess.Popen[bytes]") -> None:
 def run(plan: Plan, path: Path, resume: bool, say: Callable[[str], None]) -> Dict[str, Any]:
     """Measures what `path` lacks and writes it anew after each row; `say` gets a line for each.
 
+    Raises:
+        BenchmarkError: of `resumed`, or without `resume` of `begun`.
+
     Rows for which no time is left are in the file as not measured, and --resume measures them.
     """
-    report = resumed(path, plan) if resume else new_file(plan)
+    report = resumed(path, plan) if resume else begun(path, plan)
     done = {case_of(row) for row in report["rows"]}
     there = {Kernels(row["width"], row["height"], row["dtype"]) for row in report["kernels"]}
     kernels = [where for where in plan.kernels if where not in there]
