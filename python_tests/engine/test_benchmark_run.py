@@ -211,6 +211,25 @@ def test_measured_rows_are_not_written_over(tmp_path, monkeypatch):
         run(plan(CASES[:2]), path, False, lambda line: None)
 
 
+def test_rows_with_other_peers_are_measured_again(tmp_path, monkeypatch):
+    path, rest = tmp_path / "a.json", []
+    monkeypatch.setattr(running, "in_process", lambda job, *_: rest.append(job["case"]) or pretended(job))
+    report = run(plan(CASES[:4]), path, False, lambda line: None)
+    report["date"] = "2026-01-01"
+    report["rows"][0]["missing"] = {"openvino": "is not installed"}
+    report["rows"][1]["sides"]["openvino"] = side(3.0, 0.5)
+    report["rows"][2]["missing"] = {"openvino": "left out by --quick at this size and batch"}
+    running.write(path, report)
+    rest.clear()
+    wanted = plan(CASES[:3], peers=("eager", "openvino"))._replace(command="swiftnet benchmark --resume")
+    again = run(wanted, path, True, lambda line: None)
+    assert rest == [CASES[2]] and [case_of(row) for row in again["rows"]] == [*CASES[:2], CASES[3], CASES[2]]
+    assert again["command"] == "swiftnet benchmark; swiftnet benchmark --resume"
+    dates = again["date"].split(", ")
+    assert dates[0] == "2026-01-01" and len(dates) == 2
+    assert (resumed(path, wanted)["command"], resumed(path, wanted)["date"]) == (again["command"], again["date"])
+
+
 def test_rows_that_name_no_batch_are_of_single_images(tmp_path, monkeypatch):
     path, rest = tmp_path / "a.json", []
     monkeypatch.setattr(running, "in_process", lambda job, *_: rest.append(job["case"]) or pretended(job))

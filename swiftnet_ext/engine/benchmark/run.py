@@ -79,6 +79,8 @@ def begun(path: Path, plan: Plan) -> Dict[str, Any]:
 def resumed(path: Path, plan: Plan) -> Dict[str, Any]:
     """The file of an interrupted run, without the rows that are to be measured again; a new one where there is none.
 
+    Its command and date are those of all the runs that its rows are of.
+
     Raises:
         BenchmarkError: it is no such file, or of another commit, device, PyTorch or effort.
     """
@@ -87,13 +89,23 @@ def resumed(path: Path, plan: Plan) -> Dict[str, Any]:
         return new
     old = _read(path)
     different = [name for name in SAME if old[name] != new[name]]
-    old["rows"] = [{**row, **case_of(row)._asdict()} for row in old["rows"] if _is_complete(row)]
+    rows = [{**row, **case_of(row)._asdict()} for row in old["rows"]]
+    old["rows"] = [row for row in rows if _is_complete(row, plan)]
     if different:
         name = different[0]
         raise BenchmarkError(
             f"{path}: --resume needs the same {name}, expected {new[name]}, got {old[name]}; name another folder by --out"
         )
-    return {**old, "command": new["command"], "date": new["date"]}
+    return {
+        **old,
+        "command": _joined("; ", old["command"], plan.command),
+        "date": _joined(", ", old["date"], new["date"]),
+    }
+
+
+def _joined(separator: str, known: str, added: str) -> str:
+    """What rows of several runs come from, each once."""
+    return separator.join(dict.fromkeys([*known.split(separator), added]))
 
 
 def _read(path: Path) -> Dict[str, Any]:
@@ -106,7 +118,7 @@ def _read(path: Path) -> Dict[str, Any]:
         for name in (*SAME, "command", "date"):
             found[name]
         for row in found["rows"]:
-            case_of(row), row["missing"]
+            case_of(row), row["missing"], row["sides"]
         for row in found["rows"] + found["kernels"]:
             row["status"]
     except (ValueError, KeyError, TypeError) as error:
@@ -116,8 +128,13 @@ def _read(path: Path) -> Dict[str, Any]:
     return found
 
 
-def _is_complete(row: Dict[str, Any]) -> bool:
-    return row["status"] == "measured" and not any(why.startswith("NoTime") for why in row["missing"].values())
+def _is_complete(row: Dict[str, Any], plan: Plan) -> bool:
+    """Measured, with every peer that is wanted now or the reason why not; a row that isn't wanted stays if measured."""
+    if row["status"] != "measured" or case_of(row) not in plan.cases:
+        return row["status"] == "measured"
+    tried = {*row["sides"], *(peer for peer, why in row["missing"].items() if not why.startswith(LEFT_OUT))}
+    no_time = any(why.startswith("NoTime") for why in row["missing"].values())
+    return not no_time and tried >= set(plan.peers_of(case_of(row)))
 
 
 def write(path: Path, report: Dict[str, Any]) -> None:
