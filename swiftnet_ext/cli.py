@@ -175,6 +175,8 @@ def evaluate(
         make_folder_of(json_file)
     make_report = None if report is None else _report_maker(report)
     model, runs, how = load(weights, device, backend, optimise, factors_of(multi_scale, factors), order, flip, dtype)
+    # the commit of the code that runs now, whatever is checked out when the figures are there
+    origin = provenance(shlex.join(["swiftnet", *sys.argv[1:]]), next(model.parameters()).device)
     classes = classes_for(model.num_classes, model.classes)
     folder = open_dataset(dataset, str(data), split, classes=classes, disparity=disparity)
     bins = DisparityBins(folder, edges, lambda i: _track(i, len(folder), "disparities")) if disparity else None
@@ -196,7 +198,7 @@ def evaluate(
     mean = 100 * matrix.mean_iou()
     typer.echo(f"mIoU {mean:.2f}")  # before anything is written, which may fail
     figures: Dict[str, Any] = {
-        **provenance(shlex.join(["swiftnet", *sys.argv[1:]]), next(model.parameters()).device),
+        **origin,
         "model": repr(model),
         "how": how,
         "dtype": dtype,

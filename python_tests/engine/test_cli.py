@@ -230,6 +230,18 @@ class TestEvaluate:
         status, said, errors = swiftnet("evaluate", "--data", root, "--split", "val", "--json", tmp_path / "a.json")
         assert status == 2 and said.splitlines()[-1].startswith("mIoU ") and "No space left" in errors
 
+    def test_the_commit_is_that_of_the_start(self, root, swiftnet, tmp_path, monkeypatch):
+        evaluation, found = cli.run_evaluation, tmp_path / "a.json"
+
+        def later(*arguments):
+            monkeypatch.setattr("swiftnet_ext.engine.provenance.commit", lambda: "later")
+            return evaluation(*arguments)
+
+        monkeypatch.setattr("swiftnet_ext.engine.provenance.commit", lambda: "first")
+        monkeypatch.setattr(cli, "run_evaluation", later)
+        status, *_ = swiftnet("evaluate", "--data", root, "--split", "val", "--json", found)
+        assert status == 0 and json.loads(found.read_text())["commit"] == "first"
+
     def test_only_labels_make_a_data_set_unlabelled(self, root, tmp_path):
         model = sx.load_checkpoint()
         with torch.no_grad():

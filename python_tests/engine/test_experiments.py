@@ -8,7 +8,7 @@ import torch
 
 import swiftnet_ext as sx
 from swiftnet_ext.data.folder import SegmentationFolder
-from swiftnet_ext.engine import on_cpu
+from swiftnet_ext.engine import experiments, on_cpu, provenance
 from swiftnet_ext.engine.config import ConfigError
 from swiftnet_ext.engine.evaluate import evaluate
 from swiftnet_ext.engine.experiments import Derived, Queue, Table, commit_result, read_table
@@ -90,6 +90,15 @@ def test_a_result_has_the_precision_that_ran(root, tmp_path, table, monkeypatch)
     table.base.update({"run.precision": "bf16-mixed", "run.accelerator": "cpu"})
     Queue(table, str(root), "", tmp_path / "work", tmp_path / "results", lambda line: None).run(["plain"], [0])
     assert results(tmp_path / "results")["plain-0"]["config"]["run"]["precision"] == "32-true"
+
+
+def test_a_result_has_the_commit_that_ran(root, tmp_path, table, monkeypatch):
+    """Another one is checked out while the queue runs."""
+    monkeypatch.setattr(experiments, "commit", lambda: "first")
+    monkeypatch.setattr(provenance, "commit", lambda: "later")
+    queue = Queue(table, str(root), "", tmp_path / "work", tmp_path, lambda line: None)
+    queue._write("plain", 0, {"mIoU": 50.0})
+    assert results(tmp_path)["plain-0"]["commit"] == "first"
 
 
 def test_done_rows_are_not_done_again(root, tmp_path, table, monkeypatch):

@@ -20,7 +20,7 @@ from ..nn.multi_scale import SUPPLEMENT_FACTORS, Ensemble
 from .config import Config, ConfigError, as_dict, make_config, replaced
 from .disparity import DisparityBins
 from .evaluate import evaluate
-from .provenance import provenance
+from .provenance import commit, provenance
 from .train import Trainer
 
 TABLE = Path(__file__).with_suffix(".yaml")
@@ -87,6 +87,7 @@ class Queue:
         self.table, self.data, self.imagenet = table, data, imagenet
         self.work, self.results, self.say, self.done = work, results, say, done
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.commit = commit()  # of the code that runs, whatever is checked out hours later
 
     def run(self, rows: Sequence[str], seeds: Sequence[int]) -> None:
         """What is not done yet: all rows of one seed, then of the next; evaluations as soon as their networks are there.
@@ -171,6 +172,7 @@ class Queue:
             "row": row,
             "seed": seed,
             **provenance(f"swiftnet experiments --rows {row} --seeds {seed}", self.device),
+            "commit": self.commit,
             **figures,
         }
         with replacing(path) as temporary:
