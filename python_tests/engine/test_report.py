@@ -77,6 +77,17 @@ def test_the_worst_pictures(root, model, tmp_path):
     assert (errors[(labels != 255) & (prediction == labels)] == RIGHT).all()
 
 
+def test_an_earlier_reports_worst_pictures_go(root, model, tmp_path):
+    data = SegmentationFolder(str(root), "val", 11)
+    (tmp_path / "worst").mkdir()
+    (tmp_path / "worst" / "mine.png").write_text("kept")
+    for worst in (3, 1):
+        report = Report(data, worst)
+        matrix = evaluate(model, data, also=[report.update])
+        report.write(tmp_path, matrix, {"mIoU": 12.5, "IoU": {c.name: 50.0 for c in data.classes}})
+    assert [p.name[:3] for p in sorted((tmp_path / "worst").iterdir())] == ["01_", "leg", "min"]
+
+
 def draw(kind, path):
     if kind == "learning_curves":
         history = [

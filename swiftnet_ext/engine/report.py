@@ -2,6 +2,7 @@
 
 import heapq
 import json
+import re
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
@@ -15,6 +16,7 @@ from .charts import class_bars, confusion, panels
 from .confusion import ConfusionMatrix
 
 WRONG, RIGHT, UNKNOWN = (213, 94, 0), (235, 235, 235), (0, 0, 0)
+_WORST = re.compile(r"\d{2,}_.*_\d+\.png")  # place, name, mIoU
 
 
 class Report:
@@ -49,6 +51,8 @@ class Report:
     def write(self, folder: Path, matrix: ConfusionMatrix, figures: Dict[str, Any]) -> None:
         """Writes report.json (figures, and every picture's), confusion.png, iou.png, worst/ and worst/legend.png.
 
+        Pictures of an earlier report in worst/ are removed.
+
         Raises:
             OSError: a file can't be written.
         """
@@ -56,6 +60,9 @@ class Report:
         names = [c.name for c in self.data.classes]
         confusion(matrix.counts, names, folder / "confusion.png", "Confusion matrix")
         class_bars({"IoU": figures["IoU"]}, folder / "iou.png", f"mIoU {figures['mIoU']:.2f} %")
+        for earlier in (folder / "worst").glob("*.png"):
+            if _WORST.fullmatch(earlier.name):
+                earlier.unlink()
         write_image(folder / "worst" / "legend.png", legend(self.data.classes))
         for place, (negative, index, prediction) in enumerate(sorted(self._worst, reverse=True), 1):
             name = self.data.name(index).replace("/", "_")
