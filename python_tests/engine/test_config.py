@@ -75,6 +75,8 @@ def test_written_and_read_again(tmp_path):
         ("run.epochs", "run.epochs: expected section.field=value"),
         ("run.epochs.x=3", "run.epochs: input should be a valid integer"),
         ("run.epochs=[", r"run.epochs=\[: "),
+        ("optimizer.betas=[1, 0.9]", "optimizer.betas.0: input should be less than 1, got 1"),
+        ("loss.bins=[64, 16, 128]", r"loss.bins: expected the smallest distance first, got \[64.0, 16.0, 128.0\]"),
         ("data.hold_out=1", "data.hold_out: input should be less than 1"),
     ],
 )

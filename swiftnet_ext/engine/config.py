@@ -19,6 +19,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 _strict = ConfigDict(extra="forbid", allow_inf_nan=False)
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 
 
@@ -46,12 +47,12 @@ class DataConfig:
     classes: Optional[List[str]] = None  # of kind folder: names, label 0 first; CamVid's if left out
     split: str = "train"
     validation: Optional[str] = None  # another split to validate on
-    hold_out: Annotated[float, Field(ge=0, lt=1)] = 0.0  # or this share of each sequence's frames, not trained on
+    hold_out: BelowOne = 0.0  # or this share of each sequence's frames, not trained on
     scenes: Annotated[int, Field(ge=0)] = 0  # rendered scenes added to the training split (CamVid's classes)
     crop: Positive = 768
     scale: Tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 2.0)
     flip: Share = 0.5
-    colour: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    colour: BelowOne = 0.0
     cache: bool = False  # keep decoded pictures in memory
     workers: Annotated[int, Field(ge=0)] = 4  # processes that cut samples, for each training process
 
@@ -70,7 +71,7 @@ class OptimizerConfig:
     lr: Annotated[float, Field(gt=0)] = 4e-4
     last_lr: NotNegative = 1e-6
     decay: Literal["epoch", "step"] = "epoch"  # when the rate changes
-    betas: Tuple[Share, Share] = (0.9, 0.99)
+    betas: Tuple[BelowOne, BelowOne] = (0.9, 0.99)
     weight_decay: NotNegative = 1e-4
     pretrained_divisor: Annotated[float, Field(ge=1)] = 4.0  # of both, for ImageNet's parameters
 
@@ -122,6 +123,8 @@ def make_config(values: Dict[str, Any], source: str = "configuration") -> Config
         raise ConfigError(f"{source}: {_first_problems(error)}; docs/training.md lists the fields")
     if config.data.scale[0] > config.data.scale[1]:
         raise ConfigError(f"{source}: data.scale: expected the smaller factor first, got {list(config.data.scale)}")
+    if list(config.loss.bins) != sorted(config.loss.bins):
+        raise ConfigError(f"{source}: loss.bins: expected the smallest distance first, got {list(config.loss.bins)}")
     if config.data.validation is not None and config.data.hold_out > 0:
         raise ConfigError(f"{source}: data.validation and data.hold_out both name what to validate on; choose one")
     if config.model.weights is not None and config.model.imagenet is not None:
