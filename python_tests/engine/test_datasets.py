@@ -129,6 +129,16 @@ class TestCityscapes:
         with pytest.raises(DataError, match="leaves the data set's folder"):
             open_dataset("cityscapes", str(root), "../../elsewhere")
 
+    def test_what_is_no_label_id_is_named(self, root):
+        path = root / "gtFine" / "val" / "ulm" / "ulm_000002_000019_gtFine_labelIds.png"
+        write_image(path, np.full((5, 7), 255, np.uint8))
+        assert (open_dataset("cityscapes", str(root), "val").labels(1) == 255).all()
+        write_image(path, np.full((5, 7), 128, np.uint8))
+        with pytest.raises(
+            DataError, match="labelIds.png: label id 128, expected 0 to 34 or 255; use gtFine's labelIds"
+        ):
+            open_dataset("cityscapes", str(root), "val").labels(1)
+
 
 class TestFolder:
     @pytest.fixture

@@ -10,6 +10,7 @@ from .labelled import IGNORED, DataError, LabelledFiles, Pair, inside
 
 # of the classes road, sidewalk, … bicycle, in the order of CITYSCAPES
 LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+LAST_ID = 34  # licence plates; only what takes over Cityscapes' ids has pixels of it
 _LABELS = np.full(256, IGNORED, np.uint8)
 _LABELS[list(LABEL_IDS)] = np.arange(len(LABEL_IDS))
 
@@ -43,7 +44,12 @@ class Cityscapes(LabelledFiles):
         super().__init__(top, pairs, CITYSCAPES)
 
     def labels(self, index: int) -> np.ndarray:
-        return _LABELS[read_labels(self.pairs[index].labels)]
+        path = self.pairs[index].labels
+        ids = read_labels(path)
+        wrong = (ids > LAST_ID) & (ids != IGNORED)
+        if wrong.any():
+            raise DataError(f"{path}: label id {ids[wrong][0]}, expected 0 to {LAST_ID} or 255; use gtFine's labelIds")
+        return _LABELS[ids]
 
     def name(self, index: int) -> str:
         """CITY_SEQUENCE_FRAME."""
