@@ -27,6 +27,8 @@ Conv2d call_of(const TensorView& x, const TensorView& out, const TensorView& tap
         "tile: expected kernel 3, stride 1 and padding 1, or 0");
   call.activation = activation_of(convolution.activation);
   call.threads = threads_of(threads);
+  check(call.x.h + 2 * call.padding >= call.kernel && call.x.w + 2 * call.padding >= call.kernel,
+        "x: expected at least the kernel's rows and columns, with the padding");
   const Map& y = out.defined() ? call.out : call.tap;
   const auto size = [&](int64_t n) { return (n + 2 * call.padding - call.kernel) / call.stride + 1; };
   check_size("out", out, call.x.n, y.c, size(call.x.h), size(call.x.w));
@@ -71,7 +73,7 @@ void conv2d(const TensorView& x, const TensorView& packed, const Convolution& co
   call.residual = map_of("residual", residual, x.dtype);
   check_size("residual", residual, y.n, y.c, y.h, y.w);
   call.up = map_of("up", up, x.dtype);
-  check(!call.up.data || (call.up.n == y.n && call.up.c == y.c && call.up.h > 0 && call.up.w > 0),
+  check(!up.defined() || (call.up.n == y.n && call.up.c == y.c && call.up.h > 0 && call.up.w > 0),
         "up: expected out's batch and channels, and at least one pixel");
   call.nearest = nearest;
   call.workspace = bytes_of("workspace", workspace, kernels().conv2d_workspace(call));

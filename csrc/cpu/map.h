@@ -28,7 +28,7 @@ inline Map map_of(const char* name, const TensorView& t, DType dtype) {
   if (!t.defined()) return map;
   check(t.ndim == 4, std::string(name) + ": expected [N, C, H, W]");
   check(t.device < 0, std::string(name) + ": expected a CPU tensor");
-  check(t.dtype == dtype, std::string(name) + ": has another dtype than the operator takes here");
+  check(t.dtype == dtype, std::string(name) + ": expected dtype " + dtype_text(dtype));
   check(is_dense(t, kChannelsLast), std::string(name) + ": expected a dense channels_last tensor");
   map.data = t.data;
   map.n = t.shape[0], map.c = t.shape[1], map.h = t.shape[2], map.w = t.shape[3];

@@ -26,7 +26,7 @@ void image_to_map(const TensorView& image, const std::vector<float>& mean, const
   call.out = present_map_of("out", out, out.dtype);
   check(call.out.n == 1 && call.out.c == 3, "out: expected [1, 3, H, W]");
   check_tensor("image", image, {call.out.h, call.out.w, 3}, DType::kUInt8, -1);
-  check_parameter("image", image, {call.out.h, call.out.w, 3}, DType::kUInt8, -1);
+  check_contiguous("image", image);
   check(mean.size() == 3, "mean: expected 3 numbers");
   call.image = static_cast<const uint8_t*>(image.data);
   for (int c = 0; c < 3; c++) call.mean[c] = mean[c];

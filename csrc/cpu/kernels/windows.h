@@ -34,8 +34,9 @@ class Windows {
     const Map& y = call.out.data ? call.out : call.tap;
     height_ = y.h, width_ = y.w, pixels_ = y.n * y.h * y.w;
     const int64_t weight_bytes = y.c * call.x.c * call.kernel * call.kernel * sizeof(T);
-    const int64_t most = call.threads * (weight_bytes <= kSmallWeightBytes ? kPixelsOfSmallChunk : kPixelsOfChunk);
-    const int64_t chunks = (pixels_ + most - 1) / most * call.threads;  // as many for each thread
+    const int64_t threads = call.threads;
+    const int64_t most = threads * (weight_bytes <= kSmallWeightBytes ? kPixelsOfSmallChunk : kPixelsOfChunk);
+    const int64_t chunks = (pixels_ + most - 1) / most * threads;  // as many for each thread
     chunk_ = round_up((pixels_ + chunks - 1) / chunks, at_once);
   }
 

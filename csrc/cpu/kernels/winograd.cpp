@@ -207,7 +207,7 @@ class Winograd {
         if (j >= width) break;
         Floats values[N];
 #pragma GCC unroll 8
-        for (int n = 0; n < N; n++) values[n] = y[n][j];
+        for (int n = 0; n < N; n++) values[n] = y[n][j] + (y[n][j] - y[n][j]);  // NaN for Inf, which a ReLU would hide
         epilogue_.write(values, corner + i * call_.x.w + j, corners[i][j], first);
       }
     }

@@ -74,6 +74,21 @@ def test_what_overflows_on_the_way_is_healed(backend, device):
     assert torch.equal(sx.ops.conv3x3(x, weight, algorithm="winograd"), direct)
 
 
+def test_a_relu_hides_no_overflow_of_winograds(backend, device):
+    """One pixel's transform overflows to -Inf, of which a ReLU would make 0."""
+    x = torch.zeros(1, 16, 12, 12, device=device).contiguous(memory_format=torch.channels_last)
+    rows, columns = torch.tensor([-0.1, 0, -1, 0, 1]), torch.tensor([1.0, 0, -1, 0, 1])
+    x[0, 0, 3:8, 3:8] = 2e37 * rows[:, None] * columns
+    weight = torch.zeros(16, 16, 3, 3, device=device)
+    weight[:, 0, 0, 0] = -1e-3
+    head = torch.ones(4, 16, 1, 1, device=device)
+    y = sx.ops.conv3x3(x, weight, relu=True, algorithm="winograd")
+    with sx.use_backend("reference"):
+        torch.testing.assert_close(y, sx.ops.conv3x3(x, weight, relu=True))
+        logits = sx.ops.conv3x3_head(x, weight, head)
+    torch.testing.assert_close(sx.ops.conv3x3_head(x, weight, head), logits)
+
+
 @pytest.mark.parametrize("classes", [24, 25])
 @pytest.mark.parametrize("special", [float("nan"), float("inf")])
 def test_a_head_spreads_what_is_not_finite_as_two_layers_do(classes, special, backend, device):

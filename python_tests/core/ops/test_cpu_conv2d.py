@@ -225,6 +225,11 @@ def test_misuse(cpu):
         cpu.conv2d_workspace(call.x, call.residual, 3, 2, 1, 0, 1)
     with pytest.raises(ValueError, match="tile: expected kernel 3, stride 1"):
         cpu.conv2d_workspace(call.x, random_map(torch.Generator(), 1, 16, 3, 3, dtype=torch.float32), 3, 2, 1, 4, 1)
+    small = random_map(torch.Generator(), 1, 6, 1, 5, dtype=torch.float32)
+    with pytest.raises(ValueError, match="x: expected at least the kernel's rows and columns"):
+        cpu.conv2d_workspace(small, call.residual, 3, 3, 0, 0, 1)
+    with pytest.raises(ValueError, match="weight: expected dtype float32"):
+        cpu.pack_conv2d(call.weight.bfloat16(), "bfloat16", 0, packed)
     with pytest.raises(ValueError, match="level: expected one of"):
         cpu.use_level("sse9")
 
@@ -235,11 +240,15 @@ def test_empty_maps_are_not_absent(cpu):
     call.residual = random_map(torch.Generator(), 0, 8, 4, 5, dtype=torch.float32)
     y = torch.empty(1, 8, 4, 5).contiguous(memory_format=torch.channels_last)
     packed = aligned(cpu.packed_bytes("float32", False, 8, 8, 3))
+
+    def run(residual, up):
+        tap = None, None, None, False
+        cpu.conv2d(call.x, packed, 3, 1, 1, 0, "none", None, residual, up, False, y, *tap, aligned(1 << 16), 1)
+
     with pytest.raises(ValueError, match="residual: expected shape"):
-        cpu.conv2d(
-            call.x, packed, 3, 1, 1, False, "none", None, call.residual, None, False, y, None, None, None, False,
-            aligned(1 << 16), 1,
-        )  # fmt: skip
+        run(call.residual, None)
+    with pytest.raises(ValueError, match="up: expected out's batch and channels, and at least one pixel"):
+        run(None, random_map(torch.Generator(), 1, 8, 0, 3, dtype=torch.float32))
     none = torch.empty_strided((1, 0, 4, 5), (20, 1, 5, 1))
     with pytest.raises(ValueError, match="x: expected at least one channel"):
         cpu.conv2d_workspace(none, y, 3, 1, 1, True, 1)

@@ -111,7 +111,7 @@ def test_misuse(cpu):
         ("x, depthwise: expected channels", {"hidden": 0}),
         ("x: expected a dense channels_last", {"x": block.x.contiguous()}),
         ("out: expected shape", {"stride": 2}),
-        ("out: has another dtype", {"out": block.residual.bfloat16()}),
+        ("out: expected dtype float32", {"out": block.residual.bfloat16()}),
         ("out, tap: expected at least one", {"out": None}),
         ("threads: expected at least 1", {"threads": 0}),
     ):
