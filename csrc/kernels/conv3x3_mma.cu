@@ -24,7 +24,7 @@ void launch(const TensorView& x, const float* packed, int64_t outputs, const Epi
   const int64_t group_vectors = mma_group_vectors(x.shape[1]);
   const int groups = static_cast<int>(ceil_div(outputs, Traits::kGroup));
   const size_t shared = mma_shared_bytes<Traits, Epilogue>(2);
-  allow_shared(conv3x3_mma_kernel<T, Traits, Epilogue>, shared);
+  allow_shared(conv3x3_mma_kernel<T, Traits, Epilogue>);
   SWIFTNET_LAUNCH((conv3x3_mma_kernel<T, Traits, Epilogue>), grid, block, shared, stream, map, weights, group_vectors,
                   groups, epilogue, tiles);
 }

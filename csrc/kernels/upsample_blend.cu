@@ -22,7 +22,7 @@ void launch(const Blend<T>& blend, const float* packed, int64_t outputs, const E
   const int64_t group_vectors = mma_group_vectors(blend.x.channels);
   const int groups = static_cast<int>(ceil_div(outputs, Traits::kGroup));
   const size_t shared = blend_shared_bytes<Traits, Epilogue>(blend.x.channels, blend.tap.channels);
-  allow_shared(upsample_blend_kernel<T, Traits, Epilogue>, shared);
+  allow_shared(upsample_blend_kernel<T, Traits, Epilogue>);
   SWIFTNET_LAUNCH((upsample_blend_kernel<T, Traits, Epilogue>), grid, block, shared, stream, blend, weights,
                   group_vectors, groups, epilogue, tiles);
 }

@@ -17,8 +17,12 @@ def _dtype_below_2_4(device_type: str) -> torch.dtype:
 
 
 _new = hasattr(torch, "get_autocast_dtype")
-autocast_enabled = torch.is_autocast_enabled if _new else _enabled_below_2_4  # type: Callable[[str], bool]
+_enabled = torch.is_autocast_enabled if _new else _enabled_below_2_4  # type: Callable[[str], bool]
 _dtype = torch.get_autocast_dtype if _new else _dtype_below_2_4  # type: Callable[[str], torch.dtype]
+
+
+def autocast_enabled(device_type: str) -> bool:
+    return device_type != "meta" and _enabled(device_type)  # of "meta" PyTorch says an error
 
 
 def cast_for_autocast(*tensors: Any) -> List[Any]:

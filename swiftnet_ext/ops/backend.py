@@ -3,7 +3,7 @@
 import os
 import threading
 import warnings
-from typing import Any, Callable, Dict, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 import torch
 from torch import Tensor
@@ -184,15 +184,21 @@ def no_tensor_cores(dtype: torch.dtype, capability: Tuple[int, int]) -> str:
     )
 
 
+def parameters(*vectors: Optional[Tensor]) -> List[Optional[Tensor]]:
+    """Biases and affines as all kernels read them: contiguous, and float32 where they were bfloat16."""
+    return [None if v is None else (v.float() if v.dtype is torch.bfloat16 else v).contiguous() for v in vectors]
+
+
 def fits_tensor_cores(*maps: Optional[Tensor]) -> bool:
     """Whether these maps, as far as there are any, are such as the tensor cores' kernels take: half precision,
-    channels_last, channels in eights, aligned to 16 bytes."""
+    channels_last, channels in eights, aligned to 16 bytes, rows of at most 2^25 elements."""
     for m in maps:
         if m is not None and not (
             m.dtype in TENSOR_CORE_DTYPES
             and m.shape[1] % 8 == 0
             and m.is_contiguous(memory_format=torch.channels_last)
             and m.data_ptr() % 16 == 0
+            and m.shape[1] * m.shape[3] <= 1 << 25
         ):
             return False
     return True

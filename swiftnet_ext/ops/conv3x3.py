@@ -15,6 +15,7 @@ from .backend import (
     fits_tensor_cores,
     kernels_for,
     no_tensor_cores,
+    parameters,
     tensor_cores_take,
     workspace,
 )
@@ -56,7 +57,8 @@ def conv3x3(
     """[relu](conv3×3(x) + bias + residual): stride 1, zero padding 1; sums are fp32 but with half2.
 
     The kernel reads the weight from a packed copy, which is made at the first call, kept as long as the weight and made
-    anew when it changes; changes through `weight.data` are not seen.
+    anew when it changes; changes through `weight.data` or by the replay of a CUDA graph are not seen until the weight is
+    changed in place, e.g. by `weight.mul_(1)`.
 
     Algorithms: "direct" sums over the taps in fp32; "winograd" is F(2×2, 3×3) in fp32, about half the arithmetic and
     larger rounding errors; "half2", for float16 maps only, sums over the taps in fp16, 16 channels at a time, and these
@@ -138,7 +140,7 @@ def kernels_and_algorithm(
     op: str, algorithm: str, weight: Tensor, x: Tensor, residual: Optional[Tensor] = None
 ) -> Tuple[Any, str]:
     """(compiled module, algorithm) for these arguments, or (None, "") for the reference."""
-    fits = weight.shape[0] % 8 == 0 and fits_tensor_cores(x, residual)
+    fits = algorithm in ("auto", "tensor_cores") and weight.shape[0] % 8 == 0 and fits_tensor_cores(x, residual)
     needs = algorithm == "tensor_cores" or x.dtype is torch.bfloat16
     kernels = kernels_for(op, x, dtypes=KERNEL_DTYPES + TENSOR_CORE_DTYPES if fits else KERNEL_DTYPES)
     if kernels is None:
@@ -174,7 +176,7 @@ def _launch(
     stream = current_stream(x.device)
 
     def launch(*how: Any) -> None:
-        kernels.conv3x3(x, weight, *how, bias, residual, relu, *outputs, stream)
+        kernels.conv3x3(x, weight, *how, *parameters(bias), residual, relu, *outputs, stream)
 
     launch_with_packed(op, kernels, weight, algorithm, launch)
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from .._native import current_stream
 from . import checks, native_cpu, reference
 from .autocast import cast_for_autocast
+from .backend import parameters
 from .conv3x3 import conv3x3, kernels_and_algorithm, launch_with_packed
 from .lateral_add import lateral_add
 from .registration import empty_like_layout, in_layout_of, register
@@ -75,16 +76,17 @@ def _run(
 ) -> Tensor:
     native = native_cpu.kernels_for(x)
     if native is not None:
-        parameters = bias, head_bias, scale, shift
-        return native_cpu.conv3x3_head(NAME, native, x, weight, head_weight, *parameters, algorithm=algorithm)
+        vectors = bias, head_bias, scale, shift
+        return native_cpu.conv3x3_head(NAME, native, x, weight, head_weight, *vectors, algorithm=algorithm)
     kernels, chosen = kernels_and_algorithm(NAME, algorithm, weight, x)
     if kernels is None:
         return in_layout_of(_reference(x, weight, head_weight, bias, head_bias, scale, shift, algorithm), x)
     fits = weight.shape[0] <= MAX_HIDDEN if chosen == "tensor_cores" else x.shape[1] >= MIN_CHANNELS
     if not fits or head_weight.shape[0] > MAX_FUSED:
         hidden = conv3x3(x, weight, bias, algorithm=algorithm)
-        return lateral_add(hidden, head_weight, None, head_bias, scale=scale, shift=shift, relu=False)
+        return in_layout_of(lateral_add(hidden, head_weight, None, head_bias, scale=scale, shift=shift, relu=False), x)
     y, stream = _fake(x, weight, head_weight), current_stream(x.device)
+    bias, scale, shift, head_bias = parameters(bias, scale, shift, head_bias)
 
     def launch(*how: Any) -> None:
         kernels.conv3x3_head(x, weight, *how, bias, scale, shift, head_weight, head_bias, y, stream)

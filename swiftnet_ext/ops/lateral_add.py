@@ -7,7 +7,7 @@ from torch import Tensor
 from .._native import current_stream
 from . import checks, native_cpu, reference
 from .autocast import cast_for_autocast
-from .backend import kernels_for
+from .backend import kernels_for, parameters
 from .registration import empty_like_layout, in_layout_of, register
 
 NAME = "lateral_add"
@@ -78,7 +78,7 @@ def _run(tap: Tensor, weight: Tensor, *rest: Any) -> Tensor:
     if kernels is None:
         return in_layout_of(_reference(tap, weight, *rest), tap)
     y = _fake(tap, weight)
-    kernels.lateral_add(tap, weight, *rest, y, current_stream(tap.device))
+    kernels.lateral_add(tap, weight, rest[0], *parameters(*rest[1:6]), *rest[6:], y, current_stream(tap.device))
     return y
 
 

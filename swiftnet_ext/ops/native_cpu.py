@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import _native
 from . import packed
-from .backend import CPU_DTYPES, allocated, current_backend
+from .backend import CPU_DTYPES, allocated, current_backend, parameters
 from .registration import in_layout_of, is_channels_last
 
 # below these Winograd's transforms take longer than the products that they save
@@ -40,10 +40,6 @@ def _map(op: str, x: Optional[Tensor]) -> Optional[Tensor]:
 
 def _empty(like: Tensor, shape: Any) -> Tensor:
     return torch.empty(tuple(shape), dtype=like.dtype, device="cpu", memory_format=torch.channels_last)
-
-
-def _parameter(values: Optional[Tensor]) -> Optional[Tensor]:
-    return None if values is None else values.detach().float().contiguous()
 
 
 def aligned_bytes(count: int) -> Tensor:
@@ -101,8 +97,8 @@ def _convolve(
         return outputs
     threads = torch.get_num_threads()
     scale, shift, tap_relu = tap or (None, None, False)
-    parameters = _parameter(bias), residual, up, mode == "nearest"
-    tapped = outputs[-1] if tap else None, _parameter(scale), _parameter(shift), tap_relu
+    (bias, scale, shift), nearest = parameters(bias, scale, shift), mode == "nearest"
+    tapped = outputs[-1] if tap else None, scale, shift, tap_relu
 
     def run(tile: int) -> None:
         how = kernel, 1, kernel // 2, tile
@@ -110,8 +106,9 @@ def _convolve(
         workspace = _bytes(op, kernels.conv2d_workspace(x, outputs[0], *how, threads))
         activation = "relu" if relu else "none"
         kernels.conv2d(
-            x, weights, *how, activation, *parameters, outputs[0] if out else None, *tapped, workspace, threads
-        )
+            x, weights, *how, activation, bias, residual, up, nearest, outputs[0] if out else None, *tapped, workspace,
+            threads,
+        )  # fmt: skip
 
     run(TILE if winograd else 0)
     if winograd and not _is_finite(outputs[-1]):
@@ -129,7 +126,7 @@ def _blend(kernels: Any, x: Any, skip: Tensor, scale: Any, shift: Any, mode: str
     """relu(scale·(up(x) + skip) + shift)."""
     y = _empty(skip, skip.shape)
     nearest, threads = mode == "nearest", torch.get_num_threads()
-    kernels.upsample_add(x, skip, _parameter(scale), _parameter(shift), True, nearest, y, threads)
+    kernels.upsample_add(x, skip, *parameters(scale, shift), True, nearest, y, threads)
     return y
 
 
@@ -187,12 +184,12 @@ def spatial_pyramid_pool(
     given = _map(op, x)  # type: Any
     y = _empty(given, (x.shape[0], fuse_weight.shape[0], x.shape[2], x.shape[3]))
     if y.numel():
-        vectors = [_parameter(v) for v in (fuse_bias, level_scale, level_shift, fuse_scale, fuse_shift)]
-        weight, threads, sizes = _parameter(level_weight), torch.get_num_threads(), list(sizes)
-        workspace = _bytes(op, kernels.spatial_pyramid_pool_workspace(given, weight, sizes, y, threads))
-        kernels.spatial_pyramid_pool(
-            given, weight, _parameter(fuse_weight), *vectors, sizes, mode == "nearest", workspace, y, threads
+        weight, fuse, *vectors = parameters(
+            level_weight, fuse_weight, fuse_bias, level_scale, level_shift, fuse_scale, fuse_shift
         )
+        threads, sizes = torch.get_num_threads(), list(sizes)
+        workspace = _bytes(op, kernels.spatial_pyramid_pool_workspace(given, weight, sizes, y, threads))
+        kernels.spatial_pyramid_pool(given, weight, fuse, *vectors, sizes, mode == "nearest", workspace, y, threads)
     return in_layout_of(y, x)
 
 

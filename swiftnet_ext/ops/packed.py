@@ -1,7 +1,7 @@
 """Weights packed as the kernels read them: made once for each parameter, kept as long as it, remade when it changes."""
 
 import weakref
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ class _Entry:
         return self.packed
 
 
-_entries = {}  # type: Dict[Tuple[int, str], _Entry]  # by the weight's id and the algorithm
+_entries = {}  # type: Dict[int, Dict[str, _Entry]]  # by the weight's id, then by the algorithm
 
 
 def _can_keep(weight: Tensor) -> bool:
@@ -67,23 +67,30 @@ class kept_in_graphs:
 def find(weight: Tensor, algorithm: str) -> Optional[Tensor]:
     """The weight packed for an algorithm if it is kept and still that of `weight`, ready on the current stream.
 
-    Changes are seen by the version counter, which assignments to and through `weight.data` go past: of these only such
-    that change the memory, dtype or layout are seen.
+    Changes are seen by the version counter, which assignments to and through `weight.data` go past, and replays of a
+    CUDA graph too: of these only such that change the memory, dtype or layout are seen.
     """
-    entry = _entries.get((id(weight), algorithm))
+    entry = _entries.get(id(weight), {}).get(algorithm)
     usable = entry is not None and entry.holds(weight) and (_can_keep(weight) or _graphs_keep_weights[0])
     return entry.on_current_stream() if entry is not None and usable else None
 
 
 def keep(weight: Tensor, algorithm: str, packed: Tensor) -> None:
-    """Keeps what has been packed on the current stream, until the weight is changed or gone."""
+    """Keeps what has been packed on the current stream, until the weight is changed or gone.
+
+    What was packed of the weight before a change, e.g. in another dtype or on another device, is let go.
+    """
     if not _can_keep(weight):
         return
-    key = id(weight), algorithm
+    key = id(weight)
 
     def forget(reference: Any) -> None:
-        entry = _entries.get(key)
-        if entry is not None and entry.weight is reference:
-            del _entries[key]
+        left = {a: entry for a, entry in _entries.get(key, {}).items() if entry.weight is not reference}
+        if left:
+            _entries[key] = left
+        else:
+            _entries.pop(key, None)
 
-    _entries[key] = _Entry(weight, packed, forget)
+    entries = {a: entry for a, entry in _entries.get(key, {}).items() if entry.holds(weight)}
+    entries[algorithm] = _Entry(weight, packed, forget)
+    _entries[key] = entries

@@ -8,6 +8,7 @@ plain function runs under an autograd.Function.
 The backward pass recomputes the operator through its reference, so nothing but the inputs is kept.
 """
 
+import functools
 from typing import Any, Callable, List, Sequence, Tuple
 
 import torch
@@ -88,6 +89,21 @@ def _gradients(ctx: Any, reference: Callable[..., Any], grads: Sequence[Tensor])
     return [next(found) if t.requires_grad else None for t in tensors]
 
 
+def _with_device_current(run: Callable[..., Any]) -> Callable[..., Any]:
+    """`run` with its first tensor's GPU as the current one. PyTorch gives the caller's back without making a context there,
+    which the CUDA runtime would."""
+
+    @functools.wraps(run)
+    def wrapped(first: Any, *rest: Any) -> Any:
+        x = first if isinstance(first, Tensor) else first[0]
+        if not x.is_cuda or x.device.index == torch.cuda.current_device():
+            return run(first, *rest)
+        with torch.cuda.device(x.device):
+            return run(first, *rest)
+
+    return wrapped
+
+
 def register(
     name: str,
     schema: str,
@@ -104,6 +120,7 @@ def register(
         reference: the same in plain PyTorch, for the gradient.
         fake: empty outputs of the right shape, dtype, device and strides.
     """
+    run = _with_device_current(run)
     if not hasattr(torch, "compile"):  # below 2.0; 1.12 and 1.13 have a torch.library, but an incomplete one
         return _plain_function(run, reference)
     global _library

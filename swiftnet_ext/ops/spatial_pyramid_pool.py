@@ -8,7 +8,7 @@ from torch import Tensor
 from .._native import current_stream
 from . import checks, native_cpu, reference
 from .autocast import cast_for_autocast
-from .backend import kernels_for, workspace
+from .backend import kernels_for, parameters, workspace
 from .registration import empty_like_layout, in_layout_of, register
 
 NAME = "spatial_pyramid_pool"
@@ -102,7 +102,8 @@ def _run(*arguments: Any) -> Tensor:
     y = _fake(*arguments)
     strips = x.shape[2] * sum(sizes[1::2]) * (-(-x.shape[1] // 4) * 4)  # a row's sums over each column of the grids
     floats = x.shape[0] * (strips + _cells(sizes) * level_weight.shape[1])
-    kernels.spatial_pyramid_pool(*arguments, workspace(NAME, floats, x.device), y, current_stream(x.device))
+    given = (*arguments[:3], *parameters(*arguments[3:8]), *arguments[8:])
+    kernels.spatial_pyramid_pool(*given, workspace(NAME, floats, x.device), y, current_stream(x.device))
     return y
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from .._native import current_stream
 from . import checks, native_cpu, reference
 from .autocast import cast_for_autocast
-from .backend import capability_of, fits_tensor_cores, kernels_for
+from .backend import capability_of, fits_tensor_cores, kernels_for, parameters
 from .conv3x3 import algorithm_for, launch_with_packed
 from .registration import empty_like_layout, in_layout_of, register
 
@@ -69,11 +69,12 @@ def _run(x: Tensor, skip: Tensor, weight: Tensor, bias: Any, scale: Any, shift: 
         return in_layout_of(_reference(x, skip, weight, bias, scale, shift, mode), x)
     y = _fake(x, skip, weight, bias, scale, shift, mode)
     activated, stream = empty_like_layout(skip, skip.shape), current_stream(x.device)
+    vectors = parameters(bias, scale, shift)
 
     def launch(*how: Any) -> None:
-        kernels.upsample_add_conv3x3(x, skip, weight, *how, bias, scale, shift, mode, activated, y, stream)
+        kernels.upsample_add_conv3x3(x, skip, weight, *how, *vectors, mode, activated, y, stream)
 
-    fits = weight.shape[0] % 8 == 0 and fits_tensor_cores(x, activated)
+    fits = weight.shape[0] % 8 == 0 and fits_tensor_cores(activated, y)
     algorithm = algorithm_for(weight.shape[1], x.dtype, capability_of(kernels, x.device), fits)
     launch_with_packed(NAME, kernels, weight, algorithm, launch)
     return y

@@ -12,13 +12,14 @@ from .backend import (
     capability_of,
     current_backend,
     fits_tensor_cores,
+    parameters,
     resolve,
     tensor_cores_take,
 )
 from .conv3x3 import conv3x3, launch_with_packed
 from .conv3x3_head import conv3x3_head
 from .lateral_add import lateral_add
-from .registration import empty_like_layout, register
+from .registration import empty_like_layout, in_layout_of, register
 
 NAME = "upsample_blend"
 LAUNCHES = ("auto", "one", "several")
@@ -138,15 +139,15 @@ def _run(
             relu=True, mode=mode,
         )  # fmt: skip
         if head_weight is None:
-            return conv3x3(activated, weight, bias)
-        return conv3x3_head(activated, weight, head_weight, bias, head_bias, scale=head_scale, shift=head_shift)
+            return in_layout_of(conv3x3(activated, weight, bias), tap)
+        y = conv3x3_head(activated, weight, head_weight, bias, head_bias, scale=head_scale, shift=head_shift)
+        return in_layout_of(y, tap)
     y, stream = _fake(tap, lateral_weight, x, weight, *[None] * 6, head_weight), current_stream(tap.device)
+    vectors = parameters(lateral_bias, scale, shift, out_scale, out_shift, bias)
+    head = [head_weight, *parameters(head_bias, head_scale, head_shift)]
 
     def launch(_: str, *packed: Any) -> None:
-        kernels.upsample_blend(
-            tap, lateral_weight, x, weight, *packed, lateral_bias, scale, shift, out_scale, out_shift, bias,
-            head_weight, head_bias, head_scale, head_shift, mode, y, stream,
-        )  # fmt: skip
+        kernels.upsample_blend(tap, lateral_weight, x, weight, *packed, *vectors, *head, mode, y, stream)
 
     launch_with_packed(NAME, kernels, weight, "tensor_cores", launch)
     return y

@@ -41,7 +41,7 @@ class DeviceGuard {
 inline int multiprocessors() { return 2; }
 inline size_t max_shared_bytes() { return 99 * 1024; }
 template <class Kernel>
-void allow_shared(Kernel, size_t) {}
+void allow_shared(Kernel) {}
 
 #else
 
@@ -93,11 +93,14 @@ inline int multiprocessors() { return device_attribute(cudaDevAttrMultiProcessor
 inline size_t max_shared_bytes() {
   return static_cast<size_t>(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
 }
-// More than 48 KiB of dynamic shared memory must be allowed before the launch.
+// More than 48 KiB of dynamic shared memory must be allowed before the launch. All that a block can have is allowed:
+// the limit is the kernel's, and another thread may be about to launch it with more than this one.
 template <class Kernel>
-void allow_shared(Kernel kernel, size_t bytes) {
-  SWIFTNET_CUDA_CHECK(
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+void allow_shared(Kernel kernel) {
+  cudaFuncAttributes own;
+  SWIFTNET_CUDA_CHECK(cudaFuncGetAttributes(&own, kernel));
+  SWIFTNET_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           static_cast<int>(max_shared_bytes() - own.sharedSizeBytes)));
 }
 
 #endif

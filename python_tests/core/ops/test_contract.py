@@ -116,6 +116,40 @@ def test_parameters_may_have_the_maps_dtype(case, backend, device):
 
 
 @cases
+def test_parameters_may_be_strided(case, backend, device):
+    def every_other(v):
+        return torch.stack([v, v + 1], -1)[..., 0]
+
+    for variant in case.variants:
+        t = case.make(SHAPE, variant, torch.float32, device=device)
+        strided = {k: every_other(v) if k in case.vectors else v for k, v in t.items()}
+        assert torch.equal(case.call(strided, variant), case.call(t, variant))
+
+
+@cases
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+@pytest.mark.skipif(not hasattr(torch, "compile"), reason="no operators for the meta device before PyTorch 2.0")
+def test_the_meta_device_knows_shape_dtype_and_strides(case, memory_format, backend, device):
+    """Also where a map, or one on the way, has a single channel or pixel, whose layout its strides don't tell."""
+
+    def to_meta(v):
+        return [to_meta(item) for item in v] if isinstance(v, list) else v.to("meta") if torch.is_tensor(v) else v
+
+    for shape in (
+        SHAPE,
+        (1, 8, 1, (2, 3), (4, 6)),
+        (1, 1, 8, (2, 3), (4, 6)),
+        (2, 8, 8, (1, 1), (4, 6)),
+        (1, 8, 8, (2, 2), (1, 1)),
+    ):
+        for variant in case.variants:
+            t = case.make(shape, variant, torch.float32, memory_format, device)
+            y, meta = case.call(t, variant), case.call({k: to_meta(v) for k, v in t.items()}, variant)
+            told = (meta.shape, meta.dtype, meta.stride(), meta.device.type)
+            assert told == (y.shape, y.dtype, y.stride(), "meta"), (shape, variant)
+
+
+@cases
 def test_arguments_are_left_alone_and_the_output_is_new(case, backend, device):
     for variant in case.variants:
         t = case.make(SHAPE, variant, torch.float32, device=device)

@@ -86,6 +86,14 @@ def test_each_algorithm_has_its_own(layer, x, packings, backend):
     assert len(packings) == 2
 
 
+def test_what_was_packed_before_a_change_is_let_go(layer, x, backend):
+    sx.ops.conv3x3(x, layer.weight, algorithm="direct")
+    with torch.no_grad():
+        layer.weight.mul_(2)
+    sx.ops.conv3x3(x, layer.weight, algorithm="winograd")
+    assert len(packed._entries[id(layer.weight)]) == 1
+
+
 def test_packed_weights_go_with_their_parameter(layer, x, backend):
     before = len(packed._entries)
     for _ in range(3):

@@ -10,6 +10,7 @@ import torch
 
 import swiftnet_ext as sx
 from swiftnet_ext import _native
+from swiftnet_ext.ops import backend as backend_module
 from swiftnet_ext.ops import packed
 from swiftnet_ext.ops.backend import no_tensor_cores
 from swiftnet_ext.ops.conv3x3 import algorithm_for
@@ -247,12 +248,16 @@ def test_an_empty_batch_gives_an_empty_result(case, backend, device):
     assert y.shape[0] == 0 and y.shape[2:] == (4, 6)
 
 
-def test_parameters_may_be_absent_or_of_the_maps_dtype(backend, device):
+@cases
+@dtypes
+def test_parameters_may_be_of_the_maps_dtype(case, dtype, backend, device):
+    t = arguments(case.names, (1, 16, 24, 40, (3, 9), (10, 35)), dtype, device)
+    of_maps = {k: v.to(dtype) for k, v in t.items()}
+    assert torch.equal(case.call(of_maps), case.call({k: v.float() if v.dim() == 1 else v for k, v in of_maps.items()}))
+
+
+def test_parameters_may_be_absent(backend, device):
     t = arguments(BlendHead.names, (1, 16, 24, 40, (3, 9), (10, 35)), torch.float16, device)
-    halves = {k: v.half() for k, v in t.items()}
-    assert torch.equal(
-        BlendHead.call(halves), BlendHead.call({k: v.half().float() if v.dim() == 1 else v for k, v in t.items()})
-    )
     maps = {k: v for k, v in t.items() if v.dim() == 4}
     neutral = {k: (torch.ones_like if "scale" in k else torch.zeros_like)(v) for k, v in t.items() if v.dim() == 1}
     assert torch.equal(BlendHead.call(maps), BlendHead.call(dict(maps, **neutral)))
@@ -266,15 +271,19 @@ def test_one_launch_rounds_as_several_but_for_the_tap(backend, device):
     torch.testing.assert_close(Blend.call(t), several, rtol=4e-3, atol=4e-2)
 
 
-def test_auto_takes_tensor_cores_where_they_are(backend, device, monkeypatch):
+@pytest.fixture
+def capability(backend, monkeypatch):
+    """Of the GPU, or of one that the emulation stands for."""
+    if backend != "emulated":
+        return torch.cuda.get_device_capability()
+    for name in ("conv3x3", "upsample_add_conv3x3", "upsample_blend"):
+        module = sys.modules["swiftnet_ext.ops." + name]  # the function has the module's name
+        monkeypatch.setattr(module, "capability_of", lambda kernels, device: (8, 0))
+    return 8, 0
+
+
+def test_auto_takes_tensor_cores_where_they_are(backend, device, capability):
     """Which kernels run is seen by the weight's packed copies, of which each algorithm keeps its own."""
-    if backend == "emulated":
-        capability = (8, 0)
-        for name in ("conv3x3", "upsample_add_conv3x3", "upsample_blend"):
-            module = sys.modules["swiftnet_ext.ops." + name]  # the function has the module's name
-            monkeypatch.setattr(module, "capability_of", lambda kernels, device: capability)
-    else:
-        capability = torch.cuda.get_device_capability()
     best, other = (algorithm_for(24, torch.float16, capability, fits) for fits in (True, False))
     assert backend == "cuda" or (best, other) == ("tensor_cores", "winograd")
 
@@ -282,7 +291,7 @@ def test_auto_takes_tensor_cores_where_they_are(backend, device, monkeypatch):
         t = arguments(Blend.names + ("head_weight",), (1, 16, 24, 40, (3, 9), (10, 35)), torch.float16, device)
         with sx.use_backend(backend, strict=True):
             call(t)
-        return sorted(a for i, a in packed._entries if i == id(t["weight"]))
+        return sorted(packed._entries.get(id(t["weight"]), {}))
 
     def activated(t):
         return in_format(torch.ones_like(t["tap"][:, :1]).expand(-1, 24, -1, -1), "channels_last")
@@ -292,7 +301,28 @@ def test_auto_takes_tensor_cores_where_they_are(backend, device, monkeypatch):
     assert algorithms(lambda t: sx.ops.conv3x3(activated(t).contiguous(), t["weight"])) == [other]
     assert algorithms(lambda t: sx.ops.conv3x3_head(activated(t), t["weight"], t["head_weight"])) == [of_head]
     assert algorithms(lambda t: sx.ops.upsample_add_conv3x3(t["x"], activated(t), t["weight"])) == [best]
+    # a map of one pixel is contiguous too, and so is the result
+    assert algorithms(lambda t: sx.ops.upsample_add_conv3x3(t["x"][..., :1, :1], activated(t), t["weight"])) == [other]
     assert algorithms(lambda t: sx.ops.upsample_blend(t["x"], t["tap"], t["lateral_weight"], t["weight"])) == [best]
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "winograd"])
+def test_bfloat16_by_another_algorithm_is_plain_pytorchs(algorithm, backend, device, capability, monkeypatch):
+    t = arguments(("map", "weight"), (1, 8, 16, 24, (5, 17), (9, 35)), torch.bfloat16, device)
+    with pytest.raises(sx.ops.BackendError, match="the kernels take float32 and float16, not bfloat16"):
+        sx.ops.conv3x3(t["x"], t["weight"], algorithm=algorithm)
+    monkeypatch.setattr(backend_module, "_warned", set())
+    with sx.use_backend(backend), pytest.warns(RuntimeWarning, match="plain PyTorch runs instead"):
+        y = sx.ops.conv3x3(t["x"], t["weight"], algorithm=algorithm)
+    with sx.use_backend("reference"):
+        assert torch.equal(y, sx.ops.conv3x3(t["x"], t["weight"]))
+
+
+def test_rows_are_as_long_as_the_kernels_index_them():
+    def row(width):
+        return in_format(torch.empty(1, 8, 2, width, dtype=torch.float16, device="meta"), "channels_last")
+
+    assert backend_module.fits_tensor_cores(row(1 << 22)) and not backend_module.fits_tensor_cores(row((1 << 22) + 1))
 
 
 def test_errors_name_the_argument_and_the_cure(backend, device):
