@@ -1,4 +1,4 @@
-"""The command `swiftnet`: predict, evaluate, train, benchmark, table, export, inspect, sample."""
+"""The command `swiftnet`: predict, evaluate, train, experiments, benchmark, table, export, inspect, sample."""
 
 import json
 import shlex
