@@ -198,6 +198,8 @@ def try_wheel(environment: Environment, wheel: Path) -> Dict[str, object]:
         ).splitlines()[-1]
     )
     info = json.loads(run([python, "-m", "swiftnet_ext.info", "--json"], cwd=elsewhere, env=clean))
+    if not info["cpu_kernels"]["level"]:
+        raise Failure(f"{wheel.name} has no kernels for this CPU: {info['cpu_kernels']['reason']}")
     if environment.command_line:
         swiftnet = python.parent / "swiftnet"
         run([swiftnet, "--version"], cwd=elsewhere, env=clean)
@@ -207,7 +209,7 @@ def try_wheel(environment: Environment, wheel: Path) -> Dict[str, object]:
     shutil.rmtree(tests, ignore_errors=True)
     shutil.copytree(ROOT / "python_tests", tests, ignore=shutil.ignore_patterns("__pycache__"))
     output = run(
-        [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "core", "--backends", "reference"],
+        [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "core", "--backends", "reference,cpu"],
         cwd=tests,
         env=clean,
     )
@@ -218,6 +220,7 @@ def try_wheel(environment: Environment, wheel: Path) -> Dict[str, object]:
         "wheel": wheel.name,
         "megabytes": round(wheel.stat().st_size / 1e6, 1),
         "architectures": info["built_for_architectures"],
+        "cpu_levels": info["cpu_kernels"]["levels"],
         "without a driver": first["why_not"],
         "command line": "works" if environment.command_line else "asks for Python 3.9",
         **counts(output),
