@@ -1,8 +1,9 @@
 """Writes README's tables, what has run where and how fast, from the result files: python benchmarks/readme.py [--check]
 
 An architecture was *run* where a GPU report of a device of that compute capability passed, *emulated* where `make prove`
-passed (one source for all architectures), and *compiled* by the toolkits whose `make budgets` passed. Speeds are the fp16
-channels_last rows of batch 1 that bench_gpu.py measured.
+passed (one source for all architectures), and *compiled* by the toolkits whose `make budgets` passed. Below the table stand the
+commits of both records, and steps of `make prove` that its record lacks. Speeds are the fp16 channels_last rows of batch 1 that
+bench_gpu.py measured.
 """
 
 import argparse
@@ -14,6 +15,10 @@ from typing import Dict, List, Optional
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
+sys.path.insert(0, str(ROOT / "python_tests"))
+
+from prove.__main__ import STEPS  # noqa: E402
+
 BEGIN, END = "<!-- made by benchmarks/readme.py from benchmarks/results -->", "<!-- end -->"
 BEGIN_SPEEDS = "<!-- speeds, made by benchmarks/readme.py from benchmarks/results/*/bench_gpu.json -->"
 NO_SPEEDS = "No GPU has run this version yet; `python benchmarks/bench_gpu.py` makes this table."
@@ -46,6 +51,19 @@ def emulated() -> str:
     return f"emulated {result['date']}"
 
 
+def records() -> List[str]:
+    """The commits that "compiled" and "emulated" are true of, and the steps of `make prove` that came after its record."""
+    lines = []
+    for command, path in (("make budgets", "compiled/budgets.json"), ("make prove", "emulated/prove.json")):
+        result = load(RESULTS / path)
+        if result is not None:
+            line = f"`{command}`: {result['date']}, commit {result['commit'][:9]}"
+            there = {step["step"] for step in result.get("steps", ())}
+            lacking = [f"`{step}`" for step in STEPS if command == "make prove" and step not in there]
+            lines.append(line + (f", without {', '.join(lacking)}" if lacking else ""))
+    return ["", "Records: " + "; ".join(lines) + "."] if lines else []
+
+
 def runs() -> Dict[str, List[str]]:
     """The devices on which the suite passed, by architecture."""
     found: Dict[str, List[str]] = {}
@@ -68,7 +86,7 @@ def table() -> str:
         rows.append(
             f"| sm_{architecture} | {DEVICES.get(architecture, '')} | {toolkits} | {on_cpu or 'not emulated'} | {ran} |"
         )
-    return "\n".join(rows)
+    return "\n".join(rows + records())
 
 
 def speeds() -> str:

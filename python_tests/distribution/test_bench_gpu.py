@@ -257,6 +257,16 @@ def test_readmes_table_of_speeds(tmp_path, monkeypatch):
     ]
 
 
+def test_readme_says_what_a_record_lacks(tmp_path, monkeypatch):
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    monkeypatch.setattr(readme, "STEPS", ["numeric", "race", "bounds"])
+    assert readme.records() == []
+    (tmp_path / "emulated").mkdir()
+    record = {"date": "2026-01-02", "commit": 40 * "a", "steps": [{"step": "race", "status": "proven"}]}
+    (tmp_path / "emulated" / "prove.json").write_text(json.dumps(record))
+    assert readme.records()[1] == "Records: `make prove`: 2026-01-02, commit aaaaaaaaa, without `numeric`, `bounds`."
+
+
 def test_readme_is_checked(tmp_path, monkeypatch):
     page = tmp_path / "README.md"
     page.write_text(f"a\n{readme.BEGIN}\n{readme.END}\nb\n{readme.BEGIN_SPEEDS}\nold\n{readme.END}\nc\n")
