@@ -21,6 +21,7 @@ from typing import Dict, List, Optional
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+# neither torch nor swiftnet_ext, hence write() and commit() here: what is broken there is a step's result, not the report's end
 from benchmarks.gpu_page import page  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"

@@ -32,11 +32,11 @@ from .cli_options import (
     UserError,
     edges_of,
     factors_of,
+    height_width_of,
     load,
     make_folder,
     make_folder_of,
     seeds_of,
-    size_of,
 )
 from .data.classes import classes_for
 from .data.datasets import KINDS, open_dataset
@@ -311,7 +311,7 @@ def export(
     """Write a network as an ONNX file, of standard operators only, for TensorRT or ONNX Runtime."""
     if out.suffix.lower() != ".onnx":
         raise UserError(f"{out}: expected a name that ends in .onnx")
-    sides = size_of(size)
+    sides = height_width_of(size)
     model = load_checkpoint(None if weights is None else str(weights))
     make_folder(out.parent)
     try:

@@ -59,7 +59,7 @@ def seeds_of(text: str) -> List[int]:
     return [int(seed) for seed in text.split(",")]
 
 
-def size_of(text: str) -> Optional[Tuple[int, int]]:
+def height_width_of(text: str) -> Optional[Tuple[int, int]]:
     """WIDTHxHEIGHT, as pictures' sizes are written, to (height, width); None for dynamic."""
     match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
     if not match and text != "dynamic":
