@@ -3,7 +3,7 @@
     pytest benchmarks --benchmark-only
 
 The device is synchronised inside the timed call, and each row checks its result against plain PyTorch. A group is an operator
-in one layout and dtype; its first row is eager PyTorch. bench_gpu.py and simt.py take the rows at other sizes (zoom), the
+in one layout and dtype; its first row is eager PyTorch. gpu_speed.py and simt.py take the rows at other sizes (zoom), the
 former from another library of functions too.
 """
 

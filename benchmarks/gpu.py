@@ -1,4 +1,4 @@
-"""The GPU as the report's steps and bench_gpu.py see it. Tests put a stand-in with the same methods in its place."""
+"""The GPU as the report's steps and gpu_speed.py see it. Tests put a stand-in with the same methods in its place."""
 
 import gc
 import importlib.util
@@ -70,7 +70,7 @@ class CudaDevice:
     )
     legacy_suite = ("core/ops",)
     sanitizer = "compute-sanitizer"
-    shrink = 1  # what simt and bench_gpu divide their maps' sides by
+    shrink = 1  # what simt and gpu_speed divide their maps' sides by
 
     def describe(self) -> Dict[str, object]:
         properties = torch.cuda.get_device_properties(0)

@@ -1,4 +1,4 @@
-"""What bench_gpu.py times, each as this package's call and as plain PyTorch's: operators at SwiftNet-RN18's sizes, networks."""
+"""What gpu_speed.py times, each as this package's call and as plain PyTorch's: operators at SwiftNet-RN18's sizes, networks."""
 
 import copy
 import functools

@@ -3,7 +3,7 @@
 An architecture was *run* where a GPU report of a device of that compute capability passed, *emulated* where `make prove`
 passed (one source for all architectures), and *compiled* by the toolkits whose `make budgets` passed. Below the table stand the
 commits of both records, and steps of `make prove` that its record lacks. Speeds are the fp16 channels_last rows of batch 1 that
-bench_gpu.py measured.
+gpu_speed.py measured.
 """
 
 import argparse
@@ -20,8 +20,8 @@ sys.path.insert(0, str(ROOT / "python_tests"))
 from prove.__main__ import STEPS  # noqa: E402
 
 BEGIN, END = "<!-- made by benchmarks/readme.py from benchmarks/results -->", "<!-- end -->"
-BEGIN_SPEEDS = "<!-- speeds, made by benchmarks/readme.py from benchmarks/results/*/bench_gpu.json -->"
-NO_SPEEDS = "No GPU has run this version yet; `python benchmarks/bench_gpu.py` makes this table."
+BEGIN_SPEEDS = "<!-- speeds, made by benchmarks/readme.py from benchmarks/results/*/gpu_speed.json -->"
+NO_SPEEDS = "No GPU has run this version yet; `python benchmarks/gpu_speed.py` makes this table."
 DEVICES = {
     "61": "GTX 1080 Ti", "62": "Jetson TX2", "70": "V100", "75": "T4, RTX 20", "80": "A100", "86": "RTX 30",
     "89": "RTX 40, L4", "90": "H100, H200", "100": "B200", "120": "RTX 50",
@@ -92,9 +92,9 @@ def table() -> str:
 def speeds() -> str:
     """Ours against the best peer; peers that could not be measured are named beside it."""
     lines = []
-    for path in sorted(RESULTS.glob("*/bench_gpu.json")):
+    for path in sorted(RESULTS.glob("*/gpu_speed.json")):
         report = json.loads(path.read_text())
-        gpu = f"[{report['device']['name']}, {report['date']}](benchmarks/results/{path.parent.name}/bench_gpu.csv)"
+        gpu = f"[{report['device']['name']}, {report['date']}](benchmarks/results/{path.parent.name}/gpu_speed.csv)"
         for row in report["rows"]:
             if (row["batch"], row["dtype"], row["layout"]) != (1, "float16", "nhwc"):
                 continue

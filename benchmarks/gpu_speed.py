@@ -1,8 +1,8 @@
 """Times operators and whole networks on a GPU against what a user would pick instead, and writes it down.
 
-    python benchmarks/bench_gpu.py [--out DIR] [--quick] [--limit SECONDS] [--rows REGEX] [--resume]
+    python benchmarks/gpu_speed.py [--out DIR] [--quick] [--limit SECONDS] [--rows REGEX] [--resume]
 
-Writes bench_gpu.json and bench_gpu.csv, anew after each row, and the chart bench_gpu.png to DIR
+Writes gpu_speed.json and gpu_speed.csv, anew after each row, and the chart gpu_speed.png to DIR
 (benchmarks/results/<the GPU's name>). Fails if a result of ours is wrong. docs/gpu_report.md says how to read them.
 """
 
@@ -220,8 +220,8 @@ def draw_chart(folder: Path, report: Dict[str, object]) -> str:
     if not bars:
         return "no chart: no row has both sides"
     heading = ("STAND-IN, NO GPU: " if device.get("stand_in") else "") + f"{device['name']}, {report['date']}"
-    speedup_bars(bars, folder / "bench_gpu.png", heading)
-    return str(folder / "bench_gpu.png")
+    speedup_bars(bars, folder / "gpu_speed.png", heading)
+    return str(folder / "gpu_speed.png")
 
 
 def main(arguments: List[str] = None) -> int:
@@ -250,15 +250,15 @@ def main(arguments: List[str] = None) -> int:
     report: Dict[str, object] = {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         "commit": commit(),
-        "command": "python benchmarks/bench_gpu.py " + shlex.join(sys.argv[1:] if arguments is None else arguments),
+        "command": "python benchmarks/gpu_speed.py " + shlex.join(sys.argv[1:] if arguments is None else arguments),
         "python": platform.python_version(),
         "quick": options.quick,
         "device": described,
     }
     everything = cases(device.shrink)
     measured: Dict[str, Row] = {}  # by title
-    if options.resume and (folder / "bench_gpu.json").is_file():
-        former = json.loads((folder / "bench_gpu.json").read_text())
+    if options.resume and (folder / "gpu_speed.json").is_file():
+        former = json.loads((folder / "gpu_speed.json").read_text())
         if of(former) != of(report):
             parser.error(
                 f"--resume: expected a run like {of(report)} in {folder}, got {of(former)}; leave it out or aside"
@@ -274,7 +274,7 @@ def main(arguments: List[str] = None) -> int:
 
     def written_down() -> None:
         report["rows"] = [measured[str(case)] for case in everything if str(case) in measured]
-        write(folder, {"bench_gpu.json": json.dumps(report, indent=1) + "\n", "bench_gpu.csv": table(report["rows"])})
+        write(folder, {"gpu_speed.json": json.dumps(report, indent=1) + "\n", "gpu_speed.csv": table(report["rows"])})
 
     written_down()
     chosen = [case for case in everything if re.search(options.rows, str(case)) and str(case) not in measured]
@@ -286,7 +286,7 @@ def main(arguments: List[str] = None) -> int:
         written_down()
         device.release()
         print(f"{case!s:<60}{row['status']:<13}{row.get('speedup', '')!s:<8}{row.get('not_measured', '')}", flush=True)
-    print(f"written: {folder / 'bench_gpu.json'}, {folder / 'bench_gpu.csv'}, {draw_chart(folder, report)}")
+    print(f"written: {folder / 'gpu_speed.json'}, {folder / 'gpu_speed.csv'}, {draw_chart(folder, report)}")
     return int(any(row["status"] == "failed" for row in measured.values()))
 
 

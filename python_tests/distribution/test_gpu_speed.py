@@ -1,4 +1,4 @@
-"""bench_gpu.py with a stand-in for the GPU: what it writes, and that it says what could not be measured or is wrong."""
+"""gpu_speed.py with a stand-in for the GPU: what it writes, and that it says what could not be measured or is wrong."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks import bench_gpu, gpu_cases, readme
+from benchmarks import gpu_cases, gpu_speed, readme
 from benchmarks.simt import eager
 from swiftnet_ext import ops
 
@@ -28,8 +28,8 @@ def bench(tmp_path, monkeypatch):
     def run(rows, *more, device="StandIn"):
         out = tmp_path / "out"
         arguments = ["--quick", "--out", out, "--rows", rows, "--device", f"{STAND_IN}:{device}", *more]
-        status = bench_gpu.main([str(a) for a in arguments])
-        return status, json.loads((out / "bench_gpu.json").read_text())
+        status = gpu_speed.main([str(a) for a in arguments])
+        return status, json.loads((out / "gpu_speed.json").read_text())
 
     return run
 
@@ -45,8 +45,8 @@ def test_every_row_is_measured_and_written_down(bench, tmp_path):
     for row in report["rows"]:
         title = gpu_cases.title(row)
         assert row["status"] == "passed" and row["not_measured"] == "", title
-        for side in bench_gpu.PEERS + bench_gpu.OURS:
-            peer = side in bench_gpu.PEERS
+        for side in gpu_speed.PEERS + gpu_speed.OURS:
+            peer = side in gpu_speed.PEERS
             assert row[f"{side}_kernel_ms"] == (0.02 if peer else 0.001), title
             assert row[f"{side}_wall_ms"] == (0.03 if peer else 0.011), title
         assert (row["ours"], row["peer"], row["speedup"]) == ("kernels", "eager", 20), title
@@ -60,12 +60,12 @@ def test_every_row_is_measured_and_written_down(bench, tmp_path):
         assert ("conv3x3: tensor cores take bfloat16 from compute capability 8.0" in row["fallbacks"]) == (
             row["dtype"] == "bfloat16" and "pyr" not in row["name"]
         ), title
-    with open(tmp_path / "out" / "bench_gpu.csv", newline="") as file:
+    with open(tmp_path / "out" / "gpu_speed.csv", newline="") as file:
         lines = list(csv.DictReader(file))
-    assert list(lines[0]) == bench_gpu.COLUMNS
+    assert list(lines[0]) == gpu_speed.COLUMNS
     assert [gpu_cases.title(line) for line in lines] == [gpu_cases.title(row) for row in report["rows"]]
     assert all(line["speedup"] == "20.0" for line in lines)
-    assert (tmp_path / "out" / "bench_gpu.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "out" / "gpu_speed.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_fp32_networks_have_the_labels_of_eager(bench):
@@ -137,7 +137,7 @@ def test_a_side_that_fails_is_recorded(bench, device, left, reason):
     status, report = bench(BLEND, device=device)
     (row,) = report["rows"]
     assert status == 0 and row["status"] == "passed"
-    assert tuple(side for side in bench_gpu.PEERS + bench_gpu.OURS if f"{side}_kernel_ms" in row) == left
+    assert tuple(side for side in gpu_speed.PEERS + gpu_speed.OURS if f"{side}_kernel_ms" in row) == left
     assert reason in row["not_measured"]
     assert ("speedup" in row) == (device != "FailsWhenTimed")
 
@@ -180,7 +180,7 @@ def test_without_a_reference_result_a_row_is_not_measured(bench, monkeypatch):
 def test_with_no_time_it_writes_a_valid_file(bench, tmp_path, capsys):
     status, report = bench(" float16", "--limit", "0")
     assert status == 0 and report["rows"] == [] and report["peaks"]["float16_tflops"] == 80
-    assert (tmp_path / "out" / "bench_gpu.csv").read_text() == ",".join(bench_gpu.COLUMNS) + "\n"
+    assert (tmp_path / "out" / "gpu_speed.csv").read_text() == ",".join(gpu_speed.COLUMNS) + "\n"
     said = capsys.readouterr().out
     assert "25 rows not started: the limit of 0 s was reached" in said and "no chart: no row has both sides" in said
 
@@ -188,7 +188,7 @@ def test_with_no_time_it_writes_a_valid_file(bench, tmp_path, capsys):
 def test_a_stopped_run_keeps_its_rows_and_goes_on(bench, monkeypatch):
     bench("conv3x3 64.* float16")
     measured = []
-    measure = bench_gpu.measure
+    measure = gpu_speed.measure
 
     def second_is_stopped(device, case, *more):
         if measured:
@@ -196,18 +196,18 @@ def test_a_stopped_run_keeps_its_rows_and_goes_on(bench, monkeypatch):
         measured.append(str(case))
         return measure(device, case, *more)
 
-    monkeypatch.setattr(bench_gpu, "measure", second_is_stopped)
+    monkeypatch.setattr(gpu_speed, "measure", second_is_stopped)
     with pytest.raises(KeyboardInterrupt):
         bench("conv3x3 64", "--resume")
     assert measured == ["conv3x3 64→64 128x64 batch 1 float32 nhwc"]  # fp16 is there already
     _, report = bench("conv3x3 64", "--resume", "--limit", "0")
     assert [row["dtype"] for row in report["rows"]] == ["float16", "float32"]
-    assert report["command"].count("bench_gpu.py") == 3
+    assert report["command"].count("gpu_speed.py") == 3
 
 
 def test_it_does_not_go_on_from_another_commits_file(bench, monkeypatch, capsys):
     bench(BLEND, "--limit", "0")
-    monkeypatch.setattr(bench_gpu, "commit", lambda: "another")
+    monkeypatch.setattr(gpu_speed, "commit", lambda: "another")
     with pytest.raises(SystemExit):
         bench(BLEND, "--resume")
     assert "--resume: expected a run like ['another'" in capsys.readouterr().err
@@ -215,7 +215,7 @@ def test_it_does_not_go_on_from_another_commits_file(bench, monkeypatch, capsys)
 
 def test_a_stand_ins_rows_are_no_result(capsys):
     with pytest.raises(SystemExit):
-        bench_gpu.main(["--device", f"{STAND_IN}:StandIn"])
+        gpu_speed.main(["--device", f"{STAND_IN}:StandIn"])
     assert "a stand-in's report is no result" in capsys.readouterr().err
 
 
@@ -223,7 +223,7 @@ def test_without_kernels_it_says_so(tmp_path, monkeypatch, capsys):
     from swiftnet_ext import _native
 
     monkeypatch.setitem(_native._loaded, "emulated", (None, "no emulated build"))
-    assert bench_gpu.main(["--device", f"{STAND_IN}:StandIn", "--out", str(tmp_path / "out")]) == 1
+    assert gpu_speed.main(["--device", f"{STAND_IN}:StandIn", "--out", str(tmp_path / "out")]) == 1
     assert "no benchmark: " in capsys.readouterr().out and not (tmp_path / "out").exists()
 
 
@@ -243,14 +243,14 @@ def sample(rows):
 
 def test_readmes_table_of_speeds(tmp_path, monkeypatch):
     monkeypatch.setattr(readme, "RESULTS", tmp_path)
-    assert readme.speeds() == "No GPU has run this version yet; `python benchmarks/bench_gpu.py` makes this table."
+    assert readme.speeds() == "No GPU has run this version yet; `python benchmarks/gpu_speed.py` makes this table."
     row = dict(name="swiftnet_rn18", size="2048x1024", batch=1, dtype="float16", layout="nhwc", status="passed")
     row.update(ours="kernels_graph", ours_ms=2.0, peer="eager", peer_ms=3.0, speedup=1.5, eager_kernel_ms=3.0)
     rows = [row, dict(row, batch=8), dict(row, dtype="float32"), dict(row, layout="nchw")]
     rows += [dict(row, name="conv3x3", status="failed", compile_kernel_ms=3.5)]
     (tmp_path / "sample").mkdir()
-    (tmp_path / "sample" / "bench_gpu.json").write_text(sample(rows))
-    gpu = "[NVIDIA Sample, 2026-01-02](benchmarks/results/sample/bench_gpu.csv)"
+    (tmp_path / "sample" / "gpu_speed.json").write_text(sample(rows))
+    gpu = "[NVIDIA Sample, 2026-01-02](benchmarks/results/sample/gpu_speed.csv)"
     assert readme.speeds().splitlines()[2:] == [
         f"| {gpu} | swiftnet_rn18 | 2048x1024 | 2 | 3, eager (without compile) | 1.50 |",
         f"| {gpu} | conv3x3 | 2048x1024 | 2 | 3, eager | failed |",
