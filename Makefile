@@ -48,7 +48,7 @@ bench: $(VENV)/.dev $(EMULATION)
 
 # compiled code against benchmarks/budgets/, by CUDA 11.8 and 13.0 (docs/budgets.md); UPDATE=1 rewrites the tables
 budgets: $(VENV)/.nvdisasm
-	$(BIN)/python benchmarks/budgets.py $(if $(UPDATE),--update) $(if $(RECORD),--record) $(BUDGETS_ARGS)
+	$(BIN)/python benchmarks/budgets.py --jobs $(JOBS) $(if $(UPDATE),--update) $(if $(RECORD),--record) $(BUDGETS_ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/python benchmarks/readme.py --check

@@ -52,7 +52,7 @@ EXTRAS = {
     "train": ["lightning-fabric>=2.2", "tensorboard>=2.14", "matplotlib>=3.7", "pydantic>=2.5", "pyyaml>=6", "scipy>=1.10"],
     "export": ["onnx>=1.14"],
     "dev": ["pytest>=7", "pytest-benchmark>=4", "pytest-xdist>=3.2", "ruff==0.17.6", "mypy>=1.10",
-            "clang-format==23.1.5", "vermin>=1.6", "cmake>=3.21", "ninja", "pybind11>=2.12", "setuptools>=77",
+            "clang-format==23.1.5", "vermin>=1.6", "cmake>=3.21", "ninja", "pybind11>=2.13", "setuptools>=77",
             "onnxruntime>=1.16"],
 }  # fmt: skip
 EXTRAS["train"] += EXTRAS["cli"]
