@@ -2,6 +2,11 @@
 # runs is decided at run time (csrc/cpu/levels.cpp).
 include(CheckCXXCompilerFlag)
 
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 9)
+  message(FATAL_ERROR "the CPU's kernels need GCC 9 or later (__builtin_convertvector), or Clang; ${CMAKE_CXX_COMPILER} is GCC "
+                      "${CMAKE_CXX_COMPILER_VERSION}. Name another by the environment variable CXX, e.g. CXX=g++-9")
+endif()
+
 set(cpu_kernels
     csrc/cpu/kernels/conv2d.cpp
     csrc/cpu/kernels/depthwise3x3.cpp

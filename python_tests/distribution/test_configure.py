@@ -208,6 +208,30 @@ def test_settings_are_checked(tmp_path):
     assert status != 0 and "SWIFTNET_EMULATION_CHECK: expected none, race, sanitize or coverage, got 'tsan'" in output
 
 
+@pytest.mark.parametrize(
+    "compiler, version, refused", [("GNU", "8.5.0", True), ("GNU", "9.1.0", False), ("Clang", "8", False)]
+)
+def test_an_old_gcc_is_refused_with_the_cure(compiler, version, refused, tmp_path):
+    script = tmp_path / "compiler.cmake"
+    facts = {
+        "CMAKE_CXX_COMPILER": "/usr/bin/c++",
+        "CMAKE_CXX_COMPILER_ID": compiler,
+        "CMAKE_CXX_COMPILER_VERSION": version,
+    }
+    script.write_text(
+        "".join(f"set({name} {value})\n" for name, value in facts.items())
+        + f"set(SWIFTNET_EXT_CPU_LEVELS portable)\ninclude({ROOT}/cmake/cuda_toolkit.cmake)\n"
+        + f"include({ROOT}/cmake/cpu_kernels.cmake)\nmessage(STATUS levels=${{cpu_levels}})\n"
+    )
+    result = subprocess.run([cmake(), "-P", script], capture_output=True, text=True)
+    said = " ".join((result.stdout + result.stderr).split())
+    sentence = (
+        f"the CPU's kernels need GCC 9 or later (__builtin_convertvector), or Clang; /usr/bin/c++ is GCC {version}."
+    )
+    assert (sentence in said and "CXX=g++-9" in said) == refused == (result.returncode != 0)
+    assert refused or "levels=portable" in said
+
+
 def test_a_wheel_without_kernels_holds_what_it_should(tmp_path):
     """Built as pip builds it, without nvcc and without importing torch."""
     blocked = tmp_path / "blocked" / "torch"
