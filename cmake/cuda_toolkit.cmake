@@ -72,17 +72,18 @@ function(swiftnet_wrap_nvcc nvcc bin out_wrapper)
   set(${out_wrapper} "${wrapper}" PARENT_SCOPE)
 endfunction()
 
-# The architectures a toolkit has code for, e.g. "61;62;70".
+# The architectures a toolkit has code for and the kernels compile for, e.g. "61;62;70".
 function(swiftnet_known_architectures nvcc version out)
   execute_process(COMMAND "${nvcc}" --list-gpu-arch OUTPUT_VARIABLE text ERROR_QUIET)
   string(REGEX MATCHALL "compute_[0-9]+" found "${text}")
   list(TRANSFORM found REPLACE "compute_" "")
   if(NOT found)  # before 11.1 nvcc can't list them
-    set(found 35 37 50 52 53 60 61 62 70 72 75)
+    set(found 53 60 61 62 70 72 75)
     if(version VERSION_GREATER_EQUAL 11.0)
       list(APPEND found 80)
     endif()
   endif()
+  list(FILTER found EXCLUDE REGEX "^(3.|5[0-2])$")
   if(version VERSION_GREATER_EQUAL 12.0)  # variants for one architecture's own instructions
     foreach(arch IN LISTS found)
       if(arch GREATER_EQUAL 90)
@@ -95,7 +96,8 @@ endfunction()
 
 # Sets out_cmake to CMAKE_CUDA_ARCHITECTURES ("61-real;90-real;90-virtual") and out_text to what build_info() says
 # ("61 90+PTX"). `asked` holds architectures separated by ; , or spaces: 61, 6.1, 90a, 90+PTX, or compute_61 for PTX
-# alone; empty for the default.
+# alone; empty for the default. Below sm_53 there is no arithmetic of halves: such architectures are an error, but passed over in
+# TORCH_CUDA_ARCH_LIST, which is set for many packages at once.
 function(swiftnet_choose_architectures nvcc version asked out_cmake out_text)
   swiftnet_known_architectures("${nvcc}" "${version}" known)
   string(REGEX MATCHALL "[^,; ]+" architectures "${asked}")
@@ -119,7 +121,13 @@ function(swiftnet_choose_architectures nvcc version asked out_cmake out_text)
   foreach(item IN LISTS architectures)
     string(REPLACE "." "" arch "${item}")
     string(REGEX REPLACE "^compute_|\\+PTX$" "" number "${arch}")
-    if(NOT number MATCHES "^[0-9]+[af]?$")
+    if(number MATCHES "^([1-4][0-9]|5[0-2])$")
+      if(asked STREQUAL "${TORCH_CUDA_ARCH_LIST}")
+        message(STATUS "TORCH_CUDA_ARCH_LIST: ${item} is passed over, the kernels need sm_53 or later")
+        continue()
+      endif()
+      message(FATAL_ERROR "the kernels need sm_53 or later; leave ${item} out of SWIFTNET_EXT_CUDA_ARCHS")
+    elseif(NOT number MATCHES "^[0-9]+[af]?$")
       message(FATAL_ERROR "'${item}' is no CUDA architecture; write numbers, e.g. SWIFTNET_EXT_CUDA_ARCHS=\"61;75;90+PTX\"")
     elseif(NOT number IN_LIST known)
       string(REPLACE ";" " " known_text "${known}")
@@ -135,6 +143,10 @@ function(swiftnet_choose_architectures nvcc version asked out_cmake out_text)
     endif()
     list(APPEND text "${arch}")
   endforeach()
+  if(NOT cmake_list)
+    message(FATAL_ERROR "TORCH_CUDA_ARCH_LIST=\"${asked}\" leaves no architecture: the kernels need sm_53 or later. Name some by "
+                        "SWIFTNET_EXT_CUDA_ARCHS, e.g. \"61;75;90+PTX\"")
+  endif()
   list(REMOVE_DUPLICATES cmake_list)
   list(REMOVE_DUPLICATES text)
   string(REPLACE ";" " " text "${text}")

@@ -110,6 +110,18 @@ def test_an_unknown_architecture_is_refused_with_the_cure(version, asked, senten
     assert status != 0 and sentence.format(nvcc=nvcc) in output and "SWIFTNET_EXT_CUDA_ARCHS" in output
 
 
+def test_architectures_without_half_arithmetic_are_passed_over_in_pytorchs_list_alone(toolkit, tmp_path):
+    nvcc, listed = toolkit("11.8"), "5.0 5.2 5.3 6.1 9.0+PTX"
+    status, output = choose(tmp_path, CUDACXX=nvcc, TORCH_CUDA_ARCH_LIST=listed)
+    assert status == 0 and "archs=53-real;61-real;90-real;90-virtual text=53 61 90+PTX reason" in output
+    assert "TORCH_CUDA_ARCH_LIST: 5.2 is passed over, the kernels need sm_53 or later" in output
+    status, output = choose(tmp_path, CUDACXX=nvcc, TORCH_CUDA_ARCH_LIST="3.7;5.2+PTX")
+    assert status != 0 and 'TORCH_CUDA_ARCH_LIST="3.7;5.2+PTX" leaves no architecture' in output
+    for asked in ("52;61", "compute_52", "61 3.5"):
+        status, output = choose(tmp_path, CUDACXX=nvcc, SWIFTNET_EXT_CUDA_ARCHS=asked, TORCH_CUDA_ARCH_LIST=listed)
+        assert status != 0 and "the kernels need sm_53 or later; leave" in output
+
+
 def test_the_toolkit_is_cudacxxs_then_cuda_homes_then_paths(toolkit, tmp_path):
     cxx, home, path = toolkit("13.0", "a"), toolkit("11.8", "b"), toolkit("10.2", "c")
     variables = {"CUDACXX": cxx, "CUDA_HOME": home.parents[1], "PATH": f"{path.parent}:/usr/bin:/bin"}
