@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import hashlib
 import json
 import os
 import re
@@ -76,6 +77,11 @@ class Toolkit:
     @property
     def table(self):
         return TABLES / f"cuda-{self.release}.csv"
+
+    @property
+    def fingerprint(self):
+        """The file with the fingerprint of what the table was made from."""
+        return self.table.with_suffix(".sha256")
 
     @property
     def comparable(self):
@@ -213,6 +219,25 @@ def describe(key):
     return f"sm_{arch} {kernel} ({source})"
 
 
+def fingerprint_of(toolkit):
+    """Of all that a table depends on: the kernels, their headers, the flags, the programs, and how their output is read."""
+    flags = toolkit.version, toolkit.nvdisasm_version, toolkit.family.standard, *FLAGS
+    digest = hashlib.sha256(" ".join(flags).encode())
+    csrc = ROOT / "csrc"
+    for path in sorted([*csrc.glob("*.h"), *(csrc / "kernels").rglob("*.cu*")]) + [
+        Path(__file__),
+        Path(compiled_code.__file__),
+    ]:
+        digest.update(f"\n{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
+    return digest.hexdigest()
+
+
+def is_unchanged(toolkit):
+    return toolkit.fingerprint.exists() and toolkit.fingerprint.read_text(encoding="utf-8").strip() == fingerprint_of(
+        toolkit
+    )
+
+
 def broken_rules(table):
     """What no table excuses."""
     found = []
@@ -283,6 +308,7 @@ def check(toolkit, table, update):
         return not broken
     if update:  # also where a rule is broken: the table says what is
         write_table(toolkit.table, table)
+        toolkit.fingerprint.write_text(fingerprint_of(toolkit) + "\n", encoding="utf-8")
         print(f"  wrote {toolkit.table.relative_to(ROOT)}")
         return not broken
     committed = read_table(toolkit.table)
@@ -361,17 +387,24 @@ def main():
     parser.add_argument(
         "--architectures", help="only these of each toolkit's, e.g. 61,62; to compare with, not to write"
     )
+    parser.add_argument(
+        "--if-unchanged",
+        metavar="ARCHITECTURES",
+        help="only these where the kernels, flags and programs are those that the table was made from",
+    )
     options = parser.parse_args()
-    if options.architectures and (options.update or options.record):
-        parser.error("--architectures: a table and a result have all of them; leave it out with --update and --record")
+    if (options.architectures or options.if_unchanged) and (options.update or options.record):
+        parser.error("a table and a result have all architectures; leave them out with --update and --record")
     majors = options.toolkits.split(",")
     if not set(majors) <= set(FAMILIES):
         parser.error(f"--toolkits: expected some of {','.join(FAMILIES)}, got {options.toolkits}")
 
     good, summaries = True, []
     for toolkit in find_toolkits(options.cuda, majors):
-        if options.architectures:
-            toolkit = only(toolkit, options.architectures.split(","))
+        unchanged = options.if_unchanged and is_unchanged(toolkit)
+        architectures = options.if_unchanged if unchanged else options.architectures
+        if architectures:
+            toolkit = only(toolkit, architectures.split(","))
         start = time.monotonic()
         table = measure_toolkit(toolkit, options.jobs)
         seconds = time.monotonic() - start

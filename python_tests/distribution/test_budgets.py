@@ -47,6 +47,23 @@ def committed(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_a_change_of_what_is_compiled_or_of_the_compiler_is_seen(committed):
+    kernels = committed / "csrc" / "kernels"
+    kernels.mkdir(parents=True)
+    for path in (kernels / "a.cu", kernels.parent / "check.h"):
+        path.write_text("// as it was")
+    assert not budgets.is_unchanged(TOOLKIT)
+    assert budgets.check(TOOLKIT, table(), update=True)
+    assert budgets.is_unchanged(TOOLKIT)
+    assert not budgets.is_unchanged(replace(TOOLKIT, version="11.8.90"))
+    for path in (kernels / "a.cu", kernels.parent / "check.h"):
+        path.write_text("// changed")
+        assert not budgets.is_unchanged(TOOLKIT)
+        path.write_text("// as it was")
+    (kernels / "b.cu").write_text("// new")
+    assert not budgets.is_unchanged(TOOLKIT)
+
+
 def test_the_same_passes(committed):
     assert budgets.check(TOOLKIT, table(), update=False)
 
