@@ -112,7 +112,7 @@ class TestCityscapes:
                  27: "truck", 28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle"}  # fmt: skip
         data = open_dataset("auto", str(root), "val", disparity=True)
         assert [data.name(i) for i in range(2)] == ["aachen_000010_000019", "ulm_000002_000019"]
-        assert data.sequence(1) == "ulm_000002" and data.classes == CITYSCAPES
+        assert data.sequence(1) == "ulm" and data.classes == CITYSCAPES
         labels = data[0][1].ravel()
         for label_id in range(35):
             expected = [c.name for c in CITYSCAPES].index(names[label_id]) if label_id in names else 255
@@ -254,6 +254,20 @@ class TestCombinations:
         other.classes = CITYSCAPES
         with pytest.raises(DataError, match="different classes can't be joined: Sky, .*; road, "):
             Selection([(Named("a"), [0]), (other, [0])])
+
+
+def test_cityscapes_is_held_out_by_city(tmp_path):
+    for city, sequences in (("aachen", 10), ("hamburg", 4)):
+        for i in range(sequences):  # as there: one labelled frame of a recording
+            name = f"{city}_{i:06d}_000019"
+            for folder, suffix in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds")):
+                path = tmp_path / folder / "train" / city / f"{name}_{suffix}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_image(path, np.zeros((2, 2, 3) if folder == "leftImg8bit" else (2, 2), np.uint8))
+    data = open_dataset("cityscapes", str(tmp_path), "train")
+    fit, held = held_out(data, 0.25)
+    assert [data.name(i)[:-7] for i in held] == ["aachen_000008", "aachen_000009", "hamburg_000003"]
+    assert len(fit) == 11
 
 
 def test_camvid_is_held_out_by_recording():

@@ -147,6 +147,8 @@ def test_without_fast_bfloat16_it_trains_in_float32(root, tmp_path, monkeypatch)
     assert not differing(final_state(tmp_path / "bf16-mixed"), final_state(tmp_path / "32-true"))
     assert yaml.safe_load((tmp_path / "bf16-mixed" / "config.yaml").read_text())["run"]["precision"] == "32-true"
     monkeypatch.setattr(on_cpu, "has_bf16_convolutions", lambda: True)
+    said = "run.precision=16-mixed: a CPU has no float16; trains in bf16-mixed"
+    assert said in run(root, tmp_path / "16-mixed", *once, "run.precision=16-mixed")
     with pytest.raises(RunError, match="run.precision"):  # what began in float32 does not go on in another precision
         run(root, tmp_path / "bf16-mixed", *once, "run.precision=bf16-mixed", resume=True)
 
@@ -437,6 +439,35 @@ def test_two_processes_train_as_one(config_file, tmp_path):
     moved = torch.cat([(a["model"][n] - start[n]).flatten() for n in learnt]).norm()
     apart = torch.cat([(a["model"][n] - b["model"][n]).flatten() for n in learnt]).norm()
     assert apart < 0.05 * moved
+
+
+# the second process's clock stands still, and on request it goes on in another folder
+APART = """
+import os, sys, time, types
+from pathlib import Path
+from swiftnet_ext.engine import train
+from swiftnet_ext.engine.config import read_config
+second = os.environ.get("LOCAL_RANK") == "1"
+if second:
+    train.time = types.SimpleNamespace(monotonic=lambda: 0.0, perf_counter=time.perf_counter)
+config, out, other = sys.argv[1:]
+config = read_config(config, ["run.devices=2", "run.batch=2", "run.epochs=1"])
+train.Trainer(config, Path(other if second else out)).run(resume=True)
+"""
+
+
+def test_processes_agree_when_to_save_and_where_to_go_on(config_file, tmp_path):
+    script, out = tmp_path / "apart.py", tmp_path / "run"
+    script.write_text(APART)
+
+    def train_to(other):
+        command = [sys.executable, str(script), str(config_file), str(out), str(other)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    done = train_to(out)
+    assert done.returncode == 0, done.stderr
+    done = train_to(tmp_path / "another")
+    assert done.returncode != 0 and "the processes go on from different steps; name a folder" in done.stderr
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

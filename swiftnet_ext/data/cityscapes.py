@@ -51,6 +51,10 @@ class Cityscapes(LabelledFiles):
             raise DataError(f"{path}: label id {ids[wrong][0]}, expected 0 to {LAST_ID} or 255; use gtFine's labelIds")
         return _LABELS[ids]
 
+    def sequence(self, index: int) -> str:
+        """The city: most of its recordings have one labelled frame."""
+        return self.pairs[index].image.parent.name
+
     def name(self, index: int) -> str:
         """CITY_SEQUENCE_FRAME."""
         return super().name(index)[: -len("_leftImg8bit")]

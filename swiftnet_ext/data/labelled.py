@@ -190,6 +190,11 @@ class Cached(Selection):
     def labels(self, index: int) -> np.ndarray:
         return self[index][1]
 
+    def read_all(self) -> None:
+        """Now, so that processes forked later share what is kept instead of each reading its own."""
+        for index in range(len(self)):
+            self[index]
+
 
 def held_out(data: LabelledImages, share: float) -> Tuple[List[int], List[int]]:
     """(indices to train on, indices to validate on): the last `share` of every sequence is held out, in one piece, so

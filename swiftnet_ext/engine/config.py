@@ -1,7 +1,8 @@
 """What a training run is told: dataclasses, read from YAML or TOML, every field replaceable by `section.field=value`.
 
 The defaults are the recipe of the paper's authors for Cityscapes (PAPER: Adam, cosine decay, ImageNet weights at a quarter
-of the rate, crops of 768). A configuration only says what to do; nothing is opened, made or allocated by reading it.
+of the rate, crops of 768); docs/training.md says where they differ. A configuration only says what to
+do; nothing is opened, made or allocated by reading it.
 """
 
 import dataclasses

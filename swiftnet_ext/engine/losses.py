@@ -50,7 +50,7 @@ def boundary_focal(logits: Tensor, labels: Tensor, boundary: Tensor, class_weigh
 
 def boundary_weights(labels: np.ndarray, bins: Sequence[float]) -> np.ndarray:
     """uint8 [H, W]: 8, 4, 2, 1 by the distance to the nearest pixel of another class, below bins[0], [1], [2] pixels and
-    beyond; ignored pixels have and make no boundary. Source: as boundary_focal, with bins 16, 64, 128 on Cityscapes."""
+    beyond. Source: as boundary_focal, with bins 16, 64, 128 on Cityscapes; but ignored pixels make no boundary here."""
     edge = np.zeros(labels.shape, bool)
     for a, b in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:], np.s_[:-1])):
         differs = (labels[a] != labels[b]) & (labels[a] != IGNORED) & (labels[b] != IGNORED)

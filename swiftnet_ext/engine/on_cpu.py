@@ -25,14 +25,15 @@ def reuse_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def without_slow_bf16(config: Config) -> Config:
-    """The configuration with run.precision=32-true instead of bf16-mixed where a CPU without bfloat16 convolutions is to
-    train; else as it is."""
+def with_precision_here(config: Config) -> Config:
+    """The configuration as it is but where a CPU is to train in half precision: bf16-mixed then, which is what a CPU has,
+    or 32-true where it has no bfloat16 convolutions."""
     run = config.run
     on_cpu = run.accelerator == "cpu" or (run.accelerator == "auto" and not torch.cuda.is_available())
-    if run.precision != "bf16-mixed" or not on_cpu or has_bf16_convolutions():
+    if run.precision == "32-true" or not on_cpu:
         return config
-    return dataclasses.replace(config, run=dataclasses.replace(run, precision="32-true"))
+    run = dataclasses.replace(run, precision="bf16-mixed" if has_bf16_convolutions() else "32-true")
+    return dataclasses.replace(config, run=run)
 
 
 class StridedDepthwise(nn.Conv2d):

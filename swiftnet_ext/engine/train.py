@@ -32,7 +32,7 @@ from .charts import learning_curves
 from .config import Config, ConfigError, as_dict, differences, make_config
 from .confusion import ConfusionMatrix
 from .losses import boundary_focal, boundary_weights, class_weights, cross_entropy
-from .on_cpu import reuse_memory, strided_depthwise_in_fp32, without_slow_bf16
+from .on_cpu import reuse_memory, strided_depthwise_in_fp32, with_precision_here
 from .run_folder import CHECKPOINTS, RunError, alone_in, start_of
 from .samples import Batches, Samples, load
 from .stop import Interrupted, Stop
@@ -150,7 +150,7 @@ class Trainer:
         say: Callable[[str], None] = print,
         track: Optional[Callable[[Iterable[int], int, str], Iterable[int]]] = None,
     ) -> None:
-        self.config, self.asked_for, self.out = without_slow_bf16(config), config, out
+        self.config, self.asked_for, self.out = with_precision_here(config), config, out
         run = self.config.run
         processes = run.devices * run.machines
         started = os.environ.get("WORLD_SIZE", str(processes))
@@ -216,6 +216,11 @@ class Trainer:
         self._set_up()
         if found is not None:
             self._restore(found)
+        begun = float(self.progress.steps(self.batches.steps))
+        if self._any(self._over_processes(torch.tensor(begun, dtype=torch.float64), "mean") != begun):
+            raise RunError(
+                f"{self.out}: the processes go on from different steps; name a folder that all machines share"
+            )
         if self.fabric.is_global_zero:
             self._begin_folder()
         self.fabric.barrier()
@@ -236,7 +241,8 @@ class Trainer:
             self.say(f"warning: {warning}")
         if self.config != self.asked_for:
             asked, used = self.asked_for.run.precision, self.config.run.precision
-            self.say(f"run.precision={asked}: this CPU has no fast bfloat16 convolutions; trains in {used}")
+            lacks = "a CPU has no float16" if used == "bf16-mixed" else "this CPU has no fast bfloat16 convolutions"
+            self.say(f"run.precision={asked}: {lacks}; trains in {used}")
         held = len(self.data.validation) if self.data.validation is not None else 0
         self.say(f"{self.model!r}")
         self.say(
@@ -284,10 +290,11 @@ class Trainer:
                     f"{self.out}: the loss is not finite in epoch {self.progress.epoch + 1}, step {self.progress.step}; "
                     "lower optimizer.lr, or use run.precision=32-true"
                 )
-            if self._stops(stop):
+            if self._any(stop.asked):
                 self._save()
                 raise Interrupted
-            if self.progress.step < last and time.monotonic() - saved >= 60 * config.run.checkpoint_minutes:
+            # each process has its own clock, and saving waits for all
+            if self.progress.step < last and self._any(time.monotonic() - saved >= 60 * config.run.checkpoint_minutes):
                 self._save()
                 saved = time.monotonic()
 
@@ -308,11 +315,11 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         return float(self._over_processes(loss, "mean"))
 
-    def _stops(self, stop: Stop) -> bool:
-        """Whether any process was asked to stop."""
+    def _any(self, holds: Any) -> bool:
+        """Whether it holds in any process."""
         if self.fabric.world_size == 1:
-            return stop.asked
-        return bool(self._over_processes(torch.tensor(float(stop.asked)), "sum"))
+            return bool(holds)
+        return bool(self._over_processes(torch.tensor(float(holds)), "sum"))
 
     def _over_processes(self, value: Tensor, reduction: str) -> Tensor:
         """The sum or mean over all processes, on the CPU."""
@@ -332,8 +339,11 @@ class Trainer:
         """mIoU in percent, each process a share of the pictures. Interrupted: the state is on the disk before."""
         model, data = self.model.eval(), cast(LabelledImages, self.data.validation)
         matrix, rank = ConfusionMatrix(model.num_classes), self.fabric.global_rank
+        if self.fabric.world_size > 1:  # batch norm's statistics are each process's own; the first's are saved
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, 0)
         for first in range(0, len(data), self.fabric.world_size):
-            if self._stops(stop):
+            if self._any(stop.asked):
                 raise Interrupted
             if first + rank < len(data):
                 image, labels = data[first + rank]

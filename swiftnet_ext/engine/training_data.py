@@ -43,7 +43,10 @@ def open_training_data(config: DataConfig) -> TrainingData:
         scenes = open_dataset("synthetic", "", "train", count=config.scenes)
         train = Selection([(train, range(len(train))), (scenes, range(len(scenes)))])
     if config.cache:
-        train, validation = Cached(train), None if validation is None else Cached(validation)
+        train = cached = Cached(train)
+        if config.workers:
+            cached.read_all()
+        validation = None if validation is None else Cached(validation)
     pixels, looked_at = _labelled_pixels(train, f"{config.root}: no labelled pixel in split {config.split!r}")
     if validation is not None:
         _labelled_pixels(validation, f"{config.root}: no labelled pixel to validate on; name another data.validation")
