@@ -91,6 +91,9 @@ MUTANTS: List[Mutant] = [
            "      for (int i = 0; i < 4; i++) y[i] += to_float(r.v[i]);",
            "      for (int i = 0; i < 4; i++) y[i] = (relu_last ? relu(y[i]) : y[i]) + to_float(r.v[i]);",
            numeric("conv3x3", "direct_residual_relu")),
+    Mutant("what ReLU makes 0 is left to zeroed memory", "conv_epilogue.cuh",
+           "out.store(n, k, h, w, relu_last ? relu(y) : y);", "if (!relu_last || y > 0.f) out.store(n, k, h, w, y);",
+           contract("test_every_element_is_written[emulated-contiguous-conv3x3]")),
     # the direct 3×3
     Mutant("no barrier before the first slice is multiplied", "conv3x3_direct.cuh",
            "  weight.store(weights[0]);\n  __syncthreads();", "  weight.store(weights[0]);", orders("conv3x3", "direct"), "race"),
