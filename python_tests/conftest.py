@@ -1,8 +1,11 @@
 """Backends as a parameter. A backend that a run names must work: its absence fails the run instead of skipping it."""
 
 import collections
+import itertools
+import math
 import os
 import sys
+import zlib
 
 import pytest
 
@@ -27,8 +30,7 @@ def pytest_addoption(parser):
         "--every",
         type=int,
         default=1,
-        help="of each test the first case and every Nth after it; with N coprime to the numbers of values, as 5 or 7, "
-        "each value is met",
+        help="of each test on each backend one case in N, and at least one; their parameters' values vary",
     )
 
 
@@ -74,17 +76,22 @@ def pytest_collection_modifyitems(config, items):
         lacking = torch.float16 if item.callspec.params["backend"] == "cpu" else torch.bfloat16
         return item.callspec.params["dtype"] is not lacking
 
-    cases = collections.Counter()
-
-    def is_drawn(item):
-        case = item.nodeid.split("[")[0]
-        cases[case] += 1
-        return (cases[case] - 1) % config.getoption("--every") == 0
-
-    taken = [item for item in items if is_taken(item) and is_drawn(item)]
-    kept = set(taken)
+    groups = collections.OrderedDict()  # type: collections.OrderedDict
+    for item in filter(is_taken, items):
+        backend = item.callspec.params.get("backend", "") if hasattr(item, "callspec") else ""
+        groups.setdefault((item.nodeid.split("[")[0], backend), []).append(item)
+    kept = set()
+    for (name, backend), cases in groups.items():
+        kept.update(_drawn(cases, config.getoption("--every"), zlib.crc32((name + backend).encode())))
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-    items[:] = sorted(taken, key=lambda item: os.path.basename(str(item.fspath)) not in LONG)
+    drawn = [item for item in items if item in kept]
+    items[:] = sorted(drawn, key=lambda item: os.path.basename(str(item.fspath)) not in LONG)
+
+
+def _drawn(cases, every, offset):
+    """One case in `every`, at a distance that has no divisor in common with a parameter's number of values."""
+    step = next(step for step in itertools.count(every) if math.gcd(step, len(cases)) == 1)
+    return [cases[(offset + i * step) % len(cases)] for i in range(-(-len(cases) // every))]
 
 
 @pytest.fixture
