@@ -40,8 +40,9 @@ def test_gradcheck(case, seed):
         def function(*_, t=t, variant=variant):
             return case.call(t, variant)
 
-        assert torch.autograd.gradcheck(function, inputs)
-        assert torch.autograd.gradgradcheck(function, inputs)
+        fast = seed > 0  # along one random direction instead of element by element
+        assert torch.autograd.gradcheck(function, inputs, fast_mode=fast)
+        assert torch.autograd.gradgradcheck(function, inputs, fast_mode=fast)
 
 
 @cases
@@ -89,10 +90,17 @@ def positional(case, t, variant):
 @cases
 @pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
 def test_opcheck(case, memory_format, backend, device):
+    compiled = set()
     for variant in case.variants:
         t = requiring_grad(case.make(SHAPE, variant, torch.float32, memory_format, device))
         operator, arguments = positional(case, t, variant)
-        torch.library.opcheck(operator, arguments)
+        checks = ["test_schema", "test_autograd_registration", "test_faketensor"]
+        absent = tuple(a is None for a in arguments)
+        # it takes most of the time, and sees the registration alone
+        if memory_format == "channels_last" and backend in ("emulated", "cuda") and absent not in compiled:
+            compiled.add(absent)
+            checks.append("test_aot_dispatch_dynamic")
+        torch.library.opcheck(operator, arguments, test_utils=checks)
 
 
 @needs_library
@@ -122,10 +130,17 @@ def test_export_keeps_the_operator(case):
 @pytest.mark.filterwarnings("ignore:.*not bfloat16")  # which the kernels leave to the reference
 @cases
 def test_autocast_casts_maps_and_weights(case, backend, device):
-    variant = case.variants[0]
-    t = case.make(SHAPE, variant, torch.float32, device=device)
     dtype = torch.float16 if device == "cuda" else torch.bfloat16
-    with torch.autocast(device, dtype=dtype), sx.use_backend(backend):
-        y = case.call(t, variant)
-    assert y.dtype == dtype
-    torch.testing.assert_close(y.float(), case.call(t, variant), rtol=0.1, atol=0.3)
+
+    def cast(name, value):
+        if isinstance(value, list):
+            return [cast(name, v) for v in value]
+        return value.to(dtype) if isinstance(value, torch.Tensor) and name not in case.vectors else value
+
+    for variant in case.variants:
+        t = case.make(SHAPE, variant, torch.float32, device=device)
+        with sx.use_backend(backend):
+            with torch.autocast(device, dtype=dtype):
+                y = case.call(t, variant)
+            expected = case.call({name: cast(name, value) for name, value in t.items()}, variant)
+        assert y.dtype == dtype and torch.equal(y, expected)
