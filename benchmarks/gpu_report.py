@@ -93,7 +93,7 @@ def main(arguments: List[str] = None) -> int:
     everything = ",".join(name for name in LIMITS if name not in NAMED_ONLY)
     parser.add_argument("--steps", default=everything, help=f"of {', '.join(LIMITS)}; device always runs")
     parser.add_argument("--limit", type=float, default=560, help="seconds for the whole (560)")
-    parser.add_argument("--quick", action="store_true", help="fewer repeats, one sanitizer tool")
+    parser.add_argument("--quick", action="store_true", help="fewer repeats and shapes, one sanitizer tool")
     parser.add_argument("--device", default=CUDA_DEVICE, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     chosen = options.steps.split(",")
