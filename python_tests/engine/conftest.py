@@ -1,6 +1,9 @@
-"""The command line in this process."""
+"""The command line, in this process and in one of its own."""
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,4 +21,17 @@ def swiftnet(monkeypatch, capsys, tmp_path):
         return (exit.value.code, *capsys.readouterr())
 
     monkeypatch.chdir(tmp_path)
+    return run
+
+
+@pytest.fixture(scope="session")
+def swiftnet_process():
+    """Runs `swiftnet` in a process of its own, which takes seconds to start; gives the completed process."""
+
+    def run(*arguments, env=(), **options):
+        options.setdefault("cwd", Path(__file__).parent)  # where the source tree does not hide the installed package
+        command = [sys.executable, "-m", "swiftnet_ext.cli", *map(str, arguments)]
+        environment = dict(os.environ, OMP_NUM_THREADS="1", **dict(env))
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, **options)
+
     return run

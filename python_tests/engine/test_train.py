@@ -155,7 +155,7 @@ def test_without_fast_bfloat16_it_trains_in_float32(root, tmp_path, monkeypatch)
 
 def test_killed_at_random_moments(root, tmp_path):
     """The newest checkpoint always loads, and a run that was killed again and again ends as one that was not."""
-    kills = int(os.environ.get("SWIFTNET_KILLS", "25"))
+    kills = int(os.environ.get("SWIFTNET_KILLS", "6"))
     command = [sys.executable, str(HERE / "tiny_run.py"), root, tmp_path, kills, 1]
     result = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=1500)
     assert result.returncode == 0, result.stderr
@@ -367,12 +367,6 @@ def test_imagenet_weights_are_the_encoders():
     assert min(stages) == 4  # features 0 to 3 are the stem and RB1
 
 
-def swiftnet(*arguments, env=None, **options):
-    command = [sys.executable, "-m", "swiftnet_ext.cli", *map(str, arguments)]
-    env = dict(os.environ, OMP_NUM_THREADS="1", **(env or {}))
-    return subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=300, env=env, **options)
-
-
 @pytest.fixture(scope="module")
 def config_file(root, tmp_path_factory):
     path = tmp_path_factory.mktemp("config") / "tiny.yaml"
@@ -380,33 +374,31 @@ def config_file(root, tmp_path_factory):
     return path
 
 
-def test_the_command(config_file, tmp_path):
+def test_the_command(config_file, swiftnet, tmp_path):
     out = tmp_path / "run"
-    result = swiftnet("train", config_file, "run.epochs=1", "--out", out)
-    assert result.returncode == 0, result.stderr
-    assert "epoch 1/1: loss" in result.stdout and "\x1b" not in result.stdout + result.stderr
-    again = swiftnet("train", config_file, "run.epochs=1", "--out", out)
-    assert again.returncode == 2 and "holds a run" in again.stderr and "Traceback" not in again.stderr
-    wrong = swiftnet("train", config_file, "run.epochs=many", "--out", tmp_path / "other")
-    assert wrong.returncode == 2 and "run.epochs: input should be a valid integer" in wrong.stderr
+    status, said, errors = swiftnet("train", config_file, "run.epochs=1", "--out", out)
+    assert status == 0 and "epoch 1/1: loss" in said and "\x1b" not in said + errors
+    status, _, errors = swiftnet("train", config_file, "run.epochs=1", "--out", out)
+    assert status == 2 and "holds a run" in errors
+    status, _, errors = swiftnet("train", config_file, "run.epochs=many", "--out", tmp_path / "other")
+    assert status == 2 and "run.epochs: input should be a valid integer" in errors
     assert not (tmp_path / "other").exists()
 
 
-def test_a_full_disk_keeps_the_run(config_file, tmp_path):
+def test_a_full_disk_keeps_the_run(root, config_file, swiftnet_process, tmp_path):
     """A limit on the size of files stands for it, as low as the checkpoint that is there."""
 
     def limited():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 
-    assert swiftnet("train", config_file, "run.epochs=1", "--out", tmp_path / "whole").returncode == 0
+    run(root, tmp_path / "whole", "run.epochs=1")
     out = tmp_path / "run"
-    result = swiftnet("train", config_file, "run.epochs=1", "--out", out, preexec_fn=limited)
+    result = swiftnet_process("train", config_file, "run.epochs=1", "--out", out, preexec_fn=limited)
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert "step_00000001.ckpt: can't be written (File too large); there is no older checkpoint" in result.stderr
     assert not list((out / "checkpoints").iterdir())
-    again = swiftnet("train", config_file, "run.epochs=1", "--out", out, "--resume")
-    assert again.returncode == 0, again.stderr
+    run(root, out, "run.epochs=1", resume=True)
     assert not differing(final_state(out), final_state(tmp_path / "whole"))
 
 
@@ -424,12 +416,12 @@ def test_ctrl_c_says_how_to_go_on(config_file, tmp_path):
     assert read_state(newest(tmp_path / "checkpoints"))["progress"]["step"] >= 0
 
 
-def test_two_processes_train_as_one(config_file, tmp_path):
+def test_two_processes_train_as_one(root, config_file, swiftnet_process, tmp_path):
     """Two processes on gloo take what one accumulates. In fp32 sums differ in order: compare with the first step's size."""
     plain = ("run.batch=2", "run.epochs=2", "data.validation=val")
-    one = swiftnet("train", config_file, *plain, "run.accumulate=2", "--out", tmp_path / "one")
-    two = swiftnet("train", config_file, *plain, "run.devices=2", "--out", tmp_path / "two")
-    assert one.returncode == 0 and two.returncode == 0, one.stderr + two.stderr
+    run(root, tmp_path / "one", *plain, "run.accumulate=2")
+    two = swiftnet_process("train", config_file, *plain, "run.devices=2", "--out", tmp_path / "two")
+    assert two.returncode == 0, two.stderr
     assert two.stdout.count("epoch 2/2") == 1  # one process speaks
     a, b = final_state(tmp_path / "one"), final_state(tmp_path / "two")
     assert b["processes"] == 2

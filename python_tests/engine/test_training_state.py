@@ -1,15 +1,20 @@
 """Training's checkpoints survive what happens to files."""
 
+import io
+import itertools
+import os
 import random
 import resource
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from swiftnet_ext.engine import training_state
 from swiftnet_ext.engine.training_state import (
     StateError,
     newest,
@@ -84,7 +89,6 @@ def test_a_damaged_file_is_named_and_the_one_before_offered(tmp_path, damage):
 
 def test_nothing_in_a_file_is_executed(tmp_path):
     import hashlib
-    import os
     import pickle
 
     class Payload:
@@ -119,6 +123,51 @@ def test_no_room_keeps_what_was_there(tmp_path):
     failed = tmp_path / "step_00000002.ckpt"
     assert f"{failed}: can't be written (File too large); {kept} is whole: mend that and go on" in run.stderr
     assert [p.name for p in tmp_path.iterdir()] == [kept.name] and kept.read_bytes() == before
+
+
+def killed_while_writing(folder, step, due):
+    """Whether a child that writes this state was killed: right before its due-th half of a write, fsync, replace or unlink."""
+    process = os.fork()
+    if process:
+        return os.WIFSIGNALED(os.waitpid(process, 0)[1])
+    moments = itertools.count(1)
+
+    def before(function):
+        def call(*args, **kwargs):
+            if next(moments) == due:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+
+        return call
+
+    class Halves(io.FileIO):
+        def write(self, data):
+            for half in (data[: len(data) // 2], data[len(data) // 2 :]):
+                before(super().write)(half)
+
+    training_state.open = Halves
+    os.fsync, os.replace, Path.unlink = before(os.fsync), before(os.replace), before(Path.unlink)
+    try:
+        write_state(folder, step, state(step))
+    finally:
+        os._exit(0)
+
+
+def test_killed_at_any_moment_of_a_write(tmp_path):
+    newest_steps = []
+    for due in itertools.count(1):
+        folder = tmp_path / str(due)
+        for step in (1, 2):
+            write_state(folder, step, state(step))
+        killed = killed_while_writing(folder, 3, due)
+        assert [p.name for p in states(folder)] == [f"step_{read_state(p)['value']:08d}.ckpt" for p in states(folder)]
+        newest_steps.append(read_state(newest(folder))["value"])
+        if not killed:
+            break
+        write_state(folder, 4, state(4))
+        assert [read_state(p)["value"] for p in states(folder)] == [newest_steps[-1], 4]
+    # header and body in halves, fsync, replace; fsync of the folder, unlink; none
+    assert newest_steps == [2] * 6 + [3] * 2 + [3]
 
 
 def test_a_folder_that_can_not_be_written(tmp_path):
