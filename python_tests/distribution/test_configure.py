@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -244,29 +246,27 @@ def test_an_old_gcc_is_refused_with_the_cure(compiler, version, refused, tmp_pat
     assert refused or "levels=portable" in said
 
 
-def test_a_wheel_without_kernels_holds_what_it_should(tmp_path):
-    """Built as pip builds it, without nvcc and without importing torch."""
-    blocked = tmp_path / "blocked" / "torch"
-    blocked.mkdir(parents=True)
-    (blocked / "__init__.py").write_text("raise RuntimeError('the build imported torch')")
-    environment = {**os.environ, "SWIFTNET_EXT_CUDA": "off", "PYTHONPATH": str(blocked.parent)}
-    environment["SWIFTNET_EXT_CPU_LEVELS"] = "portable"  # no file more or less, and a third of the time
-    source = tmp_path / "source"
-    ignored = shutil.ignore_patterns("build", ".venv*", ".git", "*.egg-info", "__pycache__")
-    shutil.copytree(ROOT, source, ignore=ignored)
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, source]
-    subprocess.run(command, check=True, env=environment)
-    (wheel,) = tmp_path.glob("*.whl")
-    import zipfile
-
-    names = zipfile.ZipFile(wheel).namelist()
-    compiled = [n for n in names if n.endswith(".so")]
-    assert len(compiled) == 1 and compiled[0].startswith("swiftnet_ext/_C.")
-    assert {f"swiftnet_ext/weights/{name}.safetensors" for name in ("camvid_mnv2", "camvid_pyr_mnv2")} <= set(names)
-    assert "swiftnet_ext/py.typed" in names
-    assert not [n for n in names if "emul" in n or n.startswith(("csrc", "python_tests"))]
-    zipfile.ZipFile(wheel).extract(compiled[0], tmp_path)
-    needed = subprocess.run(
-        ["readelf", "-d", tmp_path / compiled[0]], capture_output=True, text=True, check=True
-    ).stdout
+def test_the_installed_package_holds_what_it_should():
+    """pip built it from this tree, in an environment of its own that has no torch."""
+    assert "torch" not in (ROOT / "pyproject.toml").read_text().split("build-backend")[0]
+    # not the egg-info that a build leaves in the tree
+    (package,) = metadata.distributions(name="swiftnet_ext", path=[sysconfig.get_path("platlib")])
+    files = {str(f): Path(f.locate()) for f in package.files if "__pycache__" not in f.parts}
+    assert {name.split("/")[0] for name in files if not name.endswith("bin/swiftnet")} == {
+        "swiftnet_ext",
+        f"swiftnet_ext-{package.version}.dist-info",
+    }
+    installed = {name: path for name, path in files.items() if name.startswith("swiftnet_ext/")}
+    tree = {str(p.relative_to(ROOT)): p for p in (ROOT / "swiftnet_ext").rglob("*") if p.is_file()}
+    tree = {name: p for name, p in tree.items() if p.suffix not in (".so", ".pyc")}
+    (compiled,) = [name for name in installed if name.endswith(".so")]
+    assert compiled.startswith("swiftnet_ext/_C.")
+    module = installed.pop(compiled)
+    differing = [n for n in {*installed, *tree} if not (n in installed and n in tree and same(installed[n], tree[n]))]
+    assert differing == [], "what is installed is not this tree's package; make .venv/.dev installs it"
+    needed = subprocess.run(["readelf", "-d", module], capture_output=True, text=True, check=True).stdout
     assert not [name for name in ("libtorch", "libc10", "libcudart", "libcuda.") if name in needed]
+
+
+def same(a, b):
+    return a.read_bytes() == b.read_bytes()

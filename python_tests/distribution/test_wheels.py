@@ -57,7 +57,7 @@ def test_prebuilt_kernels_need_a_full_path_and_no_contradiction(tmp_path):
 
 def test_a_source_distribution_holds_what_a_build_needs(tmp_path):
     source = tmp_path / "source"
-    ignored = shutil.ignore_patterns("build", ".venv*", ".git", "*.egg-info", "__pycache__", "_build", "*.so")
+    ignored = shutil.ignore_patterns("build", ".*", "*.egg-info", "__pycache__", "_build", "*.so")
     shutil.copytree(ROOT, source, ignore=ignored)
     code = f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})"
     subprocess.run([sys.executable, "-c", code], cwd=source, check=True, capture_output=True)
