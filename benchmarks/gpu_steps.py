@@ -25,7 +25,7 @@ from core.ops import test_tensor_cores as tensor_cores  # noqa: E402
 from core.ops.cases import CUDA_COMBINATIONS, CUDA_DTYPES, FORMATS, bound  # noqa: E402
 
 import swiftnet_ext as sx  # noqa: E402
-from benchmarks.gpu import StepFailed, fp32_without_tf32, load_device, run  # noqa: E402
+from benchmarks.gpu import StepFailed, fp32_without_tf32, load_device  # noqa: E402
 
 SCRATCH = Path(os.environ.get("GPU_REPORT_SCRATCH", ROOT / "build" / "gpu_report"))  # tools' own logs
 SMALL = [

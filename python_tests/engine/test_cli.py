@@ -2,14 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import swiftnet_ext as sx
 from swiftnet_ext import cli
@@ -24,30 +21,27 @@ RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 DATA = Path(os.environ.get("SWIFTNET_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
-def swiftnet(*arguments, **options):
-    command = [sys.executable, "-m", "swiftnet_ext.cli", *map(str, arguments)]
-    options.setdefault("cwd", Path(__file__).parent)  # where the source tree does not hide the installed package
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
-
-
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
     path = tmp_path_factory.mktemp("scene") / "scene.png"
-    assert swiftnet("sample", path).returncode == 0
+    write_image(path, render_scene(1).image)
     return path
 
 
-def test_sample_is_the_rendered_scene(scene):
-    assert np.array_equal(read_image(scene), render_scene(1).image)
+def test_sample_is_the_rendered_scene_and_makes_its_folder(swiftnet, tmp_path):
+    for seed, options in ((1, ()), (2, ("--seed", 2))):
+        path = tmp_path / "new" / "folder" / f"{seed}.png"
+        assert swiftnet("sample", path, *options)[0] == 0
+        assert np.array_equal(read_image(path), render_scene(seed).image)
 
 
-def test_predict_does_what_it_can(scene, tmp_path):
+def test_predict_does_what_it_can(scene, swiftnet_process, tmp_path):
     broken, second = tmp_path / "broken.png", tmp_path / "other" / "scene.png"
     broken.write_bytes(scene.read_bytes()[:5000])
     second.parent.mkdir()
     write_image(second, render_scene(2, 96, 128).image)
     out = tmp_path / "out"
-    result = swiftnet("predict", scene, broken, second, "--out", out)
+    result = swiftnet_process("predict", scene, broken, second, "--out", out)
     assert result.returncode == 1
     assert f"left out: {broken}: damaged or cut short" in result.stderr
     assert "2 of 3 pictures segmented into" in result.stdout and "ms a frame" in result.stdout
@@ -60,7 +54,7 @@ def test_predict_does_what_it_can(scene, tmp_path):
     assert not list(out.glob("*.tmp"))
 
 
-def test_multi_scale_and_ensembles_segment_too(scene, tmp_path):
+def test_multi_scale_and_ensembles_segment_too(swiftnet, tmp_path):
     model = sx.load_checkpoint()
     other = tmp_path / "other.safetensors"
     with torch.no_grad():
@@ -79,8 +73,8 @@ def test_multi_scale_and_ensembles_segment_too(scene, tmp_path):
     seen = set()
     for arguments, reference in expected.items():
         out = tmp_path / "out"
-        result = swiftnet("predict", small, "--out", out, *arguments)
-        assert result.returncode == 0, result.stderr
+        status, _, errors = swiftnet("predict", small, "--out", out, *arguments)
+        assert status == 0, errors
         labels = read_labels(out / "small_labels.png")
         assert np.array_equal(labels, reference.eval().segment(read_image(small)))
         seen.add(labels.tobytes())
@@ -90,18 +84,17 @@ def test_multi_scale_and_ensembles_segment_too(scene, tmp_path):
         (("--factors", "0"), "factors: expected positive numbers"),
         (("--order", "mean"), "order: expected one of"),
     ):
-        result = swiftnet("predict", small, "--out", tmp_path / "no", *arguments)
-        assert result.returncode == 2 and sentence in result.stderr
+        status, _, errors = swiftnet("predict", small, "--out", tmp_path / "no", *arguments)
+        assert status == 2 and sentence in errors
 
 
-def test_inspect_says_what_a_checkpoint_holds(tmp_path):
+def test_inspect_says_what_a_checkpoint_holds(swiftnet, tmp_path):
     model = sx.build_model("swiftnet_pyr_rn18", num_classes=2, levels=2, mode="nearest")
     sx.save_checkpoint(model, tmp_path / "a.safetensors", classes=["road", "rest"])
-    result = swiftnet("inspect", tmp_path / "a.safetensors")
-    assert result.returncode == 0
-    assert result.stdout.startswith("swiftnet_ext: swiftnet_pyr_rn18, 2 classes, ")
-    assert "levels=2" in result.stdout and "mode='nearest'" in result.stdout and "road" in result.stdout
-    assert swiftnet("inspect", tmp_path / "none.pt").returncode == 2
+    status, said, _ = swiftnet("inspect", tmp_path / "a.safetensors")
+    assert status == 0 and said.startswith("swiftnet_ext: swiftnet_pyr_rn18, 2 classes, ")
+    assert "levels=2" in said and "mode='nearest'" in said and "road" in said
+    assert swiftnet("inspect", tmp_path / "none.pt")[0] == 2
 
 
 def test_a_picture_too_large_for_the_gpu_is_left_out(tmp_path):
@@ -138,11 +131,6 @@ def test_a_result_never_overwrites_a_picture_to_segment(name, swiftnet, tmp_path
     assert sorted(p.name for p in own.iterdir()) == sorted(["a.png", name]) and (own / name).read_bytes() == before
 
 
-def test_folders_for_results_are_made(tmp_path):
-    assert swiftnet("sample", tmp_path / "new" / "folder" / "scene.png", "--seed", 2).returncode == 0
-    assert np.array_equal(read_image(tmp_path / "new" / "folder" / "scene.png"), render_scene(2).image)
-
-
 def test_the_shipped_weights_see_the_scene(scene, tmp_path):
     """Most of the large classes: the network and its weights fit together."""
     truth, found = render_scene(1).labels, sx.load_checkpoint().segment(read_image(scene))
@@ -167,18 +155,17 @@ def test_the_shipped_weights_see_the_scene(scene, tmp_path):
     ],
 )
 def test_user_errors_are_one_line_and_status_2(arguments, status, sentence, scene, swiftnet):
-    """By the fixture, in this process: the function of that name takes two seconds to start one."""
     returned, _, errors = swiftnet(*[scene if a == "SCENE" else a for a in arguments])
     assert returned == status and sentence in errors and "Traceback" not in errors
 
 
-def test_a_process_of_its_own_says_a_users_error(tmp_path):
-    result = swiftnet("predict", "no/*.png", cwd=tmp_path)
-    assert result.returncode == 2 and "no/*.png: no picture found" in result.stderr and "Traceback" not in result.stderr
+def test_a_process_of_its_own_says_a_users_error(swiftnet_process, tmp_path):
+    result = swiftnet_process("sample", "scene.jpg", cwd=tmp_path)
+    assert result.returncode == 2 and "a name that ends in .png" in result.stderr and "Traceback" not in result.stderr
 
 
-def test_version():
-    assert swiftnet("--version").stdout.strip() == sx.__version__
+def test_version(swiftnet):
+    assert swiftnet("--version")[1].strip() == sx.__version__
 
 
 def test_results_of_equal_stems_are_kept_apart():
@@ -200,9 +187,9 @@ class TestEvaluate:
                 write_image(tmp_path / folder / f"{seed}.png", pixels)
         return tmp_path
 
-    def test_figures_are_those_of_a_naive_count(self, root, tmp_path):
-        result = swiftnet("evaluate", "--data", root, "--split", "val", "--json", tmp_path / "figures.json")
-        assert result.returncode == 0, result.stderr
+    def test_figures_are_those_of_a_naive_count(self, root, swiftnet, tmp_path):
+        status, said, errors = swiftnet("evaluate", "--data", root, "--split", "val", "--json", "figures.json")
+        assert status == 0, errors
         model, hits, union = sx.load_checkpoint(), np.zeros(11), np.zeros(11)
         for path in sorted((root / "val").iterdir()):
             labels, target = model.segment(read_image(path)), read_labels(root / "valannot" / path.name)
@@ -211,7 +198,7 @@ class TestEvaluate:
                 union[c] += ((labels == c) | (target == c)).sum()
         present = union > 0
         mean = 100 * (hits[present] / union[present]).mean()
-        assert result.stdout.splitlines()[-1] == f"mIoU {mean:.2f}"
+        assert said.splitlines()[-1] == f"mIoU {mean:.2f}"
         figures = json.loads((tmp_path / "figures.json").read_text())
         assert figures["mIoU"] == pytest.approx(mean) and figures["pictures"] == 2
         assert figures["command"].startswith("swiftnet evaluate --data ") and figures["torch"] == torch.__version__
@@ -242,23 +229,23 @@ class TestEvaluate:
         status, *_ = swiftnet("evaluate", "--data", root, "--split", "val", "--json", found)
         assert status == 0 and json.loads(found.read_text())["commit"] == "first"
 
-    def test_only_labels_make_a_data_set_unlabelled(self, root, tmp_path):
+    def test_only_labels_make_a_data_set_unlabelled(self, root, swiftnet, tmp_path):
         model = sx.load_checkpoint()
         with torch.no_grad():
             model.logits.conv.bias[0] = float("nan")
         sx.save_checkpoint(model, str(tmp_path / "nan.safetensors"))
         given = ("evaluate", "--data", root, "--split", "val", "--weights", tmp_path / "nan.safetensors")
-        assert swiftnet(*given).stdout.splitlines()[-1] == "mIoU 0.00"  # labelled, and all of it wrong
+        assert swiftnet(*given)[1].splitlines()[-1] == "mIoU 0.00"  # labelled, and all of it wrong
         for path in (root / "valannot").iterdir():
             write_image(path, np.full((96, 128), 255, np.uint8))
-        result = swiftnet(*given)
-        assert result.returncode == 2 and "no labelled pixel in split 'val'" in result.stderr
+        status, _, errors = swiftnet(*given)
+        assert status == 2 and "no labelled pixel in split 'val'" in errors
 
-    def test_camvid_gives_the_documented_figure(self):
+    def test_camvid_gives_the_documented_figure(self, swiftnet):
         if not (DATA / "camvid" / "val").is_dir():
             pytest.skip(f"no CamVid at {DATA}; SWIFTNET_DATA names another folder")
-        result = swiftnet("evaluate", "--data", DATA / "camvid", "--split", "val")
-        name, figure = result.stdout.splitlines()[-1].split()
+        _, said, _ = swiftnet("evaluate", "--data", DATA / "camvid", "--split", "val")
+        name, figure = said.splitlines()[-1].split()
         recorded = json.loads((RESULTS / "cpu-amd-epyc-2-cores" / "camvid_val.json").read_text())["mIoU"]
         assert name == "mIoU" and abs(float(figure) - recorded) <= 0.1 and recorded >= 71.0
 

@@ -1,8 +1,6 @@
 """Data sets in their own layouts, on small trees."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -169,12 +167,9 @@ class TestFolder:
         with pytest.raises(DataError, match="data set of kind 'kitti': expected one of auto, folder, camvid"):
             open_dataset("kitti", str(root), "val")
 
-    def test_the_command(self, root):
-        command = [sys.executable, "-m", "swiftnet_ext.cli", "evaluate", "--data", root, "--split", "val"]
-        run = subprocess.run(
-            [*map(str, command), "--dataset", "cityscapes"], cwd=Path(__file__).parent, capture_output=True, text=True
-        )
-        assert run.returncode == 2 and "holds no CITY" in run.stderr
+    def test_the_command(self, root, swiftnet):
+        status, _, errors = swiftnet("evaluate", "--data", root, "--split", "val", "--dataset", "cityscapes")
+        assert status == 2 and "holds no CITY" in errors
 
 
 class TestSynthetic:

@@ -1,9 +1,8 @@
 """What an evaluation leaves to look at."""
 
 import json
-import subprocess
+import os
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +17,6 @@ from swiftnet_ext.engine.evaluate import evaluate
 from swiftnet_ext.engine.report import RIGHT, UNKNOWN, WRONG, Report
 
 from .tiny_run import write_pictures
-
-HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -115,19 +112,14 @@ def test_charts(kind, tmp_path):
     assert "matplotlib.pyplot" not in sys.modules
 
 
-def swiftnet(*arguments, **options):
-    command = [sys.executable, "-m", "swiftnet_ext.cli", *map(str, arguments)]
-    return subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=300, **options)
-
-
-def test_the_command(root, tmp_path):
+def test_the_command(root, swiftnet, tmp_path):
     out, figures = tmp_path / "report", tmp_path / "figures.json"
     evaluation = ("evaluate", "--data", root, "--split", "train", "--report", out, "--worst", 1, "--json", figures)
-    result = swiftnet(*evaluation)
-    assert result.returncode == 0, result.stderr
+    status, said, errors = swiftnet(*evaluation)
+    assert status == 0, errors
     written, alone = json.loads((out / "report.json").read_text()), json.loads(figures.read_text())
     assert len(written.pop("by_picture")) == 7 and written == alone and alone["dtype"] == "fp32"
-    assert result.stdout.strip().endswith(f"mIoU {alone['mIoU']:.2f}")
+    assert said.strip().endswith(f"mIoU {alone['mIoU']:.2f}")
     assert {p.name for p in out.iterdir()} == {"report.json", "confusion.png", "iou.png", "worst"}
     assert len(list((out / "worst").iterdir())) == 2
 
@@ -136,21 +128,11 @@ DTYPES = {"fp16": "float16", "bf16": "bfloat16"}
 
 
 @pytest.mark.parametrize("dtype, optimised", [("fp16", False), ("bf16", False), ("bf16", True)])
-def test_sixteen_bits(root, model, tmp_path, dtype, optimised):
+def test_sixteen_bits(root, model, swiftnet, tmp_path, dtype, optimised):
     figures = tmp_path / "figures.json"
-    result = swiftnet(
-        "evaluate",
-        "--data",
-        root,
-        "--split",
-        "val",
-        "--dtype",
-        dtype,
-        "--json",
-        figures,
-        *([] if optimised else ["--no-optimize"]),
-    )
-    assert result.returncode == 0, result.stderr
+    given = ("--data", root, "--split", "val", "--dtype", dtype, "--json", figures)
+    status, _, errors = swiftnet("evaluate", *given, *([] if optimised else ["--no-optimize"]))
+    assert status == 0, errors
     data = SegmentationFolder(str(root), "val", 11)
     exact = evaluate(model, data).counts
     of_maps = getattr(torch, DTYPES[dtype])
@@ -163,20 +145,17 @@ def test_sixteen_bits(root, model, tmp_path, dtype, optimised):
     assert np.abs(counts - rounded).sum() / 2 <= 0.001 * exact.sum()
 
 
-def test_an_unknown_dtype(root):
-    result = swiftnet("evaluate", "--data", root, "--split", "val", "--dtype", "int8")
-    assert result.returncode == 2 and "--dtype int8: expected one of fp32, fp16, bf16" in result.stderr
+def test_an_unknown_dtype(root, swiftnet):
+    status, _, errors = swiftnet("evaluate", "--data", root, "--split", "val", "--dtype", "int8")
+    assert status == 2 and "--dtype int8: expected one of fp32, fp16, bf16" in errors
 
 
-def test_without_matplotlib_nothing_is_evaluated(root, tmp_path):
+def test_without_matplotlib_nothing_is_evaluated(root, swiftnet_process, tmp_path):
     (tmp_path / "matplotlib").mkdir()
     (tmp_path / "matplotlib" / "__init__.py").write_text("raise ModuleNotFoundError('no', name='matplotlib')")
-    import os
-
     paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    result = swiftnet(
-        "evaluate", "--data", root, "--split", "val", "--report", tmp_path / "r", env=dict(os.environ, PYTHONPATH=paths)
-    )
+    given = ("--data", root, "--split", "val", "--report", tmp_path / "r")
+    result = swiftnet_process("evaluate", *given, env={"PYTHONPATH": paths})
     assert result.returncode == 2 and 'needs matplotlib, which is not installed: pip install "swiftnet_ext[train]"' in (
         result.stderr
     )

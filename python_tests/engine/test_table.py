@@ -1,8 +1,6 @@
 """The table of sizes, against figures computed by hand elsewhere; the network's own convolutions count once more here."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -45,15 +43,10 @@ UPSAMPLING = [
 ]
 
 
-def run_table(*arguments):
-    command = [sys.executable, "-m", "swiftnet_ext.cli", "table", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parent)
-
-
 @pytest.fixture(scope="module")
-def records():
+def records(swiftnet_process):
     """What the command prints as JSON: everything is counted once, for all tests."""
-    result = run_table("--format", "json")
+    result = swiftnet_process("table", "--format", "json")
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
 
@@ -168,7 +161,6 @@ def test_text_is_whole_when_piped(rows, monkeypatch, capsys):
     assert capsys.readouterr().out == table.as_text(rows) + "\n"
 
 
-def test_an_unknown_format_is_one_line():
-    result = run_table("--format", "csv")
-    assert result.returncode == 2
-    assert result.stderr == "swiftnet: --format csv: expected one of text, markdown, json\n"
+def test_an_unknown_format_is_one_line(swiftnet):
+    error = "swiftnet: --format csv: expected one of text, markdown, json\n"
+    assert swiftnet("table", "--format", "csv") == (2, "", error)
