@@ -1,25 +1,14 @@
 """Result files name the source's commit where it has one, and no other's."""
 
 import platform
-import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-import swiftnet_ext
+import swiftnet_ext.engine.provenance as module
 from swiftnet_ext.cpu import cpu_name
-from swiftnet_ext.engine.provenance import device_name, provenance
-
-PACKAGE = Path(swiftnet_ext.__file__).parent
-COMMIT = "from swiftnet_ext.engine.provenance import commit; print(commit())"
-
-
-def commit_in(folder):
-    found = subprocess.run([sys.executable, "-c", COMMIT], cwd=folder, capture_output=True, text=True, check=True)
-    return found.stdout.strip()
+from swiftnet_ext.engine.provenance import commit, device_name, provenance
 
 
 def git(folder, *arguments):
@@ -29,21 +18,23 @@ def git(folder, *arguments):
     ).stdout.strip()
 
 
-def test_the_commit_is_the_packages_own(tmp_path):
-    ignored = shutil.ignore_patterns("*.so", "__pycache__", "weights")
-    shutil.copytree(PACKAGE, tmp_path / "swiftnet_ext", ignore=ignored)
-    assert commit_in(tmp_path) == "None"  # no checkout
+def test_the_commit_is_the_packages_own(tmp_path, monkeypatch):
+    package = tmp_path / "swiftnet_ext"
+    (package / "engine").mkdir(parents=True)
+    for file in (package / "cli.py", package / "engine" / "provenance.py"):
+        file.touch()
+    monkeypatch.setattr(module, "__file__", str(package / "engine" / "provenance.py"))
+    assert commit() is None  # no checkout
     git(tmp_path, "init", "-q")
     (tmp_path / "other.txt").write_text("a user's own project")
     git(tmp_path, "add", "other.txt")
     git(tmp_path, "commit", "-q", "-m", "a")
-    assert commit_in(tmp_path) == "None"  # somebody else's checkout, the package is installed into it
+    assert commit() is None  # somebody else's checkout, the package is installed into it
     git(tmp_path, "add", "swiftnet_ext")
     git(tmp_path, "commit", "-q", "-m", "b")
-    assert commit_in(tmp_path) == git(tmp_path, "rev-parse", "HEAD")
-    with (tmp_path / "swiftnet_ext" / "cli.py").open("a") as file:
-        file.write("# changed\n")
-    assert commit_in(tmp_path) == git(tmp_path, "rev-parse", "HEAD") + "-dirty"
+    assert commit() == git(tmp_path, "rev-parse", "HEAD")
+    (package / "cli.py").write_text("# changed\n")
+    assert commit() == git(tmp_path, "rev-parse", "HEAD") + "-dirty"
 
 
 def test_what_a_result_says():
