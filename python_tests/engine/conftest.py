@@ -10,6 +10,12 @@ import pytest
 from swiftnet_ext import cli
 
 
+@pytest.fixture(autouse=True)
+def freed_memory_goes_back(monkeypatch):
+    """Training on a CPU has malloc keep freed memory for good; the process's other tests take gigabytes, and fork."""
+    monkeypatch.setattr("swiftnet_ext.engine.train.reuse_memory", lambda: None)
+
+
 @pytest.fixture
 def swiftnet(monkeypatch, capsys, tmp_path):
     """Runs `swiftnet` in an empty folder; gives (exit status, stdout, stderr)."""
