@@ -48,7 +48,7 @@ SECTIONS = (
         "Networks",
         "The paper's: ResNet-18 on Cityscapes val; its pyramids are of the first generation, ours of the second. At half "
         "resolution our crops of 256 are 128 to the network, and 4×4 below the pyramid pooling's grid of 8×8; the paper's are "
-        "448, and 14×14: that row loses by its crops too.",
+        "448, and 14×14: that row differs by its crops too.",
         (
             Row("baseline", "single scale, full resolution, bilinear, SPP", 75.35),
             Row("pyramid_2", "pyramid, 2 levels", 75.45),

@@ -127,7 +127,7 @@ def test_parameters_may_be_strided(case, backend, device):
 
 
 @cases
-@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.skipif(not hasattr(torch, "compile"), reason="no operators for the meta device before PyTorch 2.0")
 def test_the_meta_device_knows_shape_dtype_and_strides(case, memory_format, backend, device):
     """Also where a map, or one on the way, has a single channel or pixel, whose layout its strides don't tell."""
