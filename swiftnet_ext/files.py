@@ -18,24 +18,34 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the block's; where it names no file, of a full disk, `path` is put in.
     """
-    direct = path.exists() and not path.is_file()
-    path = path if direct else Path(os.path.realpath(str(path)))
-    temporary = path if direct else path.with_name(".{}.{}.tmp".format(path.name, uuid.uuid4().hex))
+    if path.exists() and not path.is_file():
+        with _naming(path, path):
+            yield path
+        return
+    path = Path(os.path.realpath(str(path)))
+    temporary = path.with_name(".{}.{}.tmp".format(path.name, uuid.uuid4().hex))
     try:
-        yield temporary
-        if not direct:
+        with _naming(path, temporary):
+            yield temporary
             _to_disk(temporary)
             os.replace(str(temporary), str(path))
             _to_disk(path.parent)
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+
+
+@contextmanager
+def _naming(path: Path, written: Path) -> Iterator[None]:
+    """Errors of a block that writes to `written` name `path`."""
+    try:
+        yield
     except OSError as error:
         if error.errno is None:
             raise OSError("{}: {}".format(path, error)) from error
-        if error.filename in (None, str(temporary)):
+        if error.filename in (None, str(written)):
             error.filename = str(path)
         raise
-    finally:
-        if not direct and temporary.exists():
-            temporary.unlink()
 
 
 def sweep(folder: Path) -> None:

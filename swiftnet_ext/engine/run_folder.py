@@ -54,9 +54,8 @@ def start_of(out: Path, resume: bool, resume_from: Optional[Path]) -> Optional[P
         return own
     if own is not None:
         raise RunError(f"{out}: holds a run; go on with --resume, or name another folder by --out")
-    for name in (
-        WEIGHTS if resume else (*WEIGHTS, "metrics.csv")
-    ):  # a run whose first checkpoint failed has metrics alone
+    # a run that is to go on and whose first checkpoint failed has metrics alone
+    for name in WEIGHTS if resume else (*WEIGHTS, "metrics.csv"):
         if (out / name).exists():
             raise RunError(f"{out}: holds a run's {name} and no checkpoint of it; name another folder by --out")
     return resume_from

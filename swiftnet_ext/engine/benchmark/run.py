@@ -88,16 +88,15 @@ def resumed(path: Path, plan: Plan) -> Dict[str, Any]:
     if not path.is_file():
         return new
     old = _read(path)
-    different = [name for name in SAME if old[name] != new[name]]
+    for name in SAME:
+        if old[name] != new[name]:
+            raise BenchmarkError(
+                f"{path}: --resume needs the same {name}, expected {new[name]}, got {old[name]}; name another folder by --out"
+            )
     rows = [{**row, **case_of(row)._asdict()} for row in old["rows"]]
-    old["rows"] = [row for row in rows if _is_complete(row, plan)]
-    if different:
-        name = different[0]
-        raise BenchmarkError(
-            f"{path}: --resume needs the same {name}, expected {new[name]}, got {old[name]}; name another folder by --out"
-        )
     return {
         **old,
+        "rows": [row for row in rows if _is_complete(row, plan)],
         "command": _joined("; ", old["command"], plan.command),
         "date": _joined(", ", old["date"], new["date"]),
     }
