@@ -50,7 +50,10 @@ from .engine.export import export_onnx
 from .engine.predict import median_seconds, result_files
 from .engine.predict import predict as run_prediction
 from .engine.provenance import provenance
+from .engine.run_folder import RunError
 from .engine.shards import Finished, Worker, settings_key
+from .engine.stop import Interrupted
+from .engine.training_state import StateError
 from .files import replacing
 from .models.checkpoint import CheckpointError, inspect_checkpoint
 from .ops import BackendError
@@ -237,7 +240,7 @@ def train(
     """
     try:
         from .engine.config import ConfigError, read_config
-        from .engine.train import Interrupted, RunError, StateError, Trainer
+        from .engine.train import Trainer
     except ModuleNotFoundError as error:
         raise UserError(f'train needs {error.name}, which is not installed: pip install "swiftnet_ext[train]"')
     folder = out or Path("runs") / Path(config).stem
@@ -269,7 +272,6 @@ def experiments(
     try:
         from .engine.config import ConfigError
         from .engine.experiments import Queue, commit_result, read_table
-        from .engine.train import Interrupted, RunError, StateError
     except ModuleNotFoundError as error:
         raise UserError(f'experiments needs {error.name}, which is not installed: pip install "swiftnet_ext[train]"')
     table, numbers = read_table(), seeds_of(seeds)

@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from swiftnet_ext import cli
+
+from .tiny_run import write_pictures
 
 
 @pytest.fixture(autouse=True)
@@ -41,3 +44,20 @@ def swiftnet_process():
         return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, **options)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """A data set for tiny_run."""
+    path = tmp_path_factory.mktemp("pictures")
+    write_pictures(path)
+    return path
+
+
+@pytest.fixture
+def one_thread():
+    """The order of sums in oneDNN depends on the number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

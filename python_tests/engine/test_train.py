@@ -23,48 +23,21 @@ from swiftnet_ext.data.labelled import DataError
 from swiftnet_ext.engine import on_cpu, train
 from swiftnet_ext.engine.config import make_config, replaced
 from swiftnet_ext.engine.confusion import ConfusionMatrix
-from swiftnet_ext.engine.train import Interrupted, Progress, RunError, Trainer, make_model, parameter_groups
+from swiftnet_ext.engine.run_folder import RunError
+from swiftnet_ext.engine.stop import Interrupted
+from swiftnet_ext.engine.train import Progress, Trainer, make_model, parameter_groups
 from swiftnet_ext.engine.training_state import StateError, newest, read_state
 
-from .tiny_run import differing, values, without_times, write_pictures
+from .tiny_run import differing, final_state, run, values, weights, write_pictures
 
 DATA = Path(os.environ.get("SWIFTNET_DATA", Path(__file__).parents[3] / "shared" / "data"))
 HERE = Path(__file__).parent
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    path = tmp_path_factory.mktemp("pictures")
-    write_pictures(path)
-    return path
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The order of sums in oneDNN depends on the number of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def run(root, out, *overrides, **options):
-    lines = []
-    Trainer(make_config(replaced(values(root), overrides)), out, lines.append).run(**options)
-    return lines
-
-
-def final_state(out):
-    return without_times(read_state(newest(out / "checkpoints")))
-
-
-def weights(out, name="weights.safetensors"):
-    return dict(sx.load_checkpoint(out / name).state_dict())
-
-
-def test_a_run_writes_what_it_says(root, tmp_path):
+def test_a_run_writes_what_it_says(pictures, tmp_path):
     out = tmp_path / "run"
-    lines = run(root, out, "data.validation=val", "run.epochs=4", "optimizer.lr=2e-3")
+    lines = run(pictures, out, "data.validation=val", "run.epochs=4", "optimizer.lr=2e-3")
     assert yaml.safe_load((out / "config.yaml").read_text())["run"]["epochs"] == 4
     with open(out / "metrics.csv") as file:
         rows = list(csv.DictReader(file))
@@ -79,19 +52,19 @@ def test_a_run_writes_what_it_says(root, tmp_path):
     best = max(rows, key=lambda row: float(row["val_mIoU"]))
     matrix = ConfusionMatrix(11)
     judged = sx.load_checkpoint(out / "best.safetensors")
-    for path in sorted((root / "val").iterdir()):
-        matrix.update(judged.segment(read_image(path)), read_labels(root / "valannot" / path.name))
+    for path in sorted((pictures / "val").iterdir()):
+        matrix.update(judged.segment(read_image(path)), read_labels(pictures / "valannot" / path.name))
     assert 100 * matrix.mean_iou() == pytest.approx(float(best["val_mIoU"]), abs=1e-9)
     assert any(line.startswith("epoch 4/4: loss ") and "validation mIoU" in line for line in lines)
     assert lines[-1] == f"trained: {out / 'weights.safetensors'}"
 
 
-def test_learns_one_picture(root, tmp_path):
+def test_learns_one_picture(pictures, tmp_path):
     """Far better than the best constant prediction, whose loss is the labels' entropy."""
     for kind in ("train", "trainannot"):
         (tmp_path / kind).mkdir()
-        (tmp_path / kind / "a_001.png").write_bytes((root / kind / "a_001.png").read_bytes())
-    counts = np.bincount(read_labels(root / "trainannot" / "a_001.png").ravel())[:11]
+        (tmp_path / kind / "a_001.png").write_bytes((pictures / kind / "a_001.png").read_bytes())
+    counts = np.bincount(read_labels(pictures / "trainannot" / "a_001.png").ravel())[:11]
     frequencies = counts[counts > 0] / counts.sum()
     fixed = ("data.scale=[1, 1]", "data.flip=0", "data.colour=0", "data.crop=48", "run.batch=1", "run.epochs=60")
     run(tmp_path, tmp_path / "run", *fixed, "optimizer.lr=1e-2", "run.checkpoint_minutes=1")
@@ -99,23 +72,23 @@ def test_learns_one_picture(root, tmp_path):
     assert losses[-1] < 0.6 * -(frequencies * np.log(frequencies)).sum()
 
 
-def test_equal_runs_are_equal_and_seeds_differ(root, tmp_path):
+def test_equal_runs_are_equal_and_seeds_differ(pictures, tmp_path):
     for name, overrides in (("a", ()), ("b", ("data.cache=true", "data.workers=2")), ("c", ("run.seed=1",))):
-        run(root, tmp_path / name, *overrides)
+        run(pictures, tmp_path / name, *overrides)
     a, b, c = (final_state(tmp_path / name) for name in "abc")
     assert not differing(a["model"], b["model"]) and not differing(a["history"], b["history"])
     assert differing(a["model"], c["model"])
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_interrupted_and_resumed_equals_uninterrupted(root, tmp_path, precision, monkeypatch):
+def test_interrupted_and_resumed_equals_uninterrupted(pictures, tmp_path, precision, monkeypatch):
     options = (
         "data.validation=val",
         f"run.precision={precision}",
         "loss.kind=boundary_focal",
         "loss.class_balance=0.5",
     )
-    run(root, tmp_path / "whole", *options)
+    run(pictures, tmp_path / "whole", *options)
     out, steps = tmp_path / "parts", []
     step = Trainer._step
 
@@ -128,35 +101,35 @@ def test_interrupted_and_resumed_equals_uninterrupted(root, tmp_path, precision,
     monkeypatch.setattr(Trainer, "_step", stopping)
     for _ in range(9):
         with pytest.raises(Interrupted):
-            run(root, out, *options, resume=True)
+            run(pictures, out, *options, resume=True)
     monkeypatch.undo()
     assert steps == [(epoch, step) for epoch in range(3) for step in range(3)]
-    run(root, out, *options, resume=True)
+    run(pictures, out, *options, resume=True)
     assert not differing(final_state(out), final_state(tmp_path / "whole"))
     for name in ("weights.safetensors", "best.safetensors"):
         assert not differing(weights(out, name), weights(tmp_path / "whole", name))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_without_fast_bfloat16_it_trains_in_float32(root, tmp_path, monkeypatch):
+def test_without_fast_bfloat16_it_trains_in_float32(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(on_cpu, "has_bf16_convolutions", lambda: False)
     said = "run.precision=bf16-mixed: this CPU has no fast bfloat16 convolutions; trains in 32-true"
     once = ("run.epochs=1", "run.accelerator=cpu")
-    lines = {p: run(root, tmp_path / p, *once, f"run.precision={p}") for p in ("bf16-mixed", "32-true")}
+    lines = {p: run(pictures, tmp_path / p, *once, f"run.precision={p}") for p in ("bf16-mixed", "32-true")}
     assert said in lines["bf16-mixed"] and not [line for line in lines["32-true"] if "run.precision" in line]
     assert not differing(final_state(tmp_path / "bf16-mixed"), final_state(tmp_path / "32-true"))
     assert yaml.safe_load((tmp_path / "bf16-mixed" / "config.yaml").read_text())["run"]["precision"] == "32-true"
     monkeypatch.setattr(on_cpu, "has_bf16_convolutions", lambda: True)
     said = "run.precision=16-mixed: a CPU has no float16; trains in bf16-mixed"
-    assert said in run(root, tmp_path / "16-mixed", *once, "run.precision=16-mixed")
+    assert said in run(pictures, tmp_path / "16-mixed", *once, "run.precision=16-mixed")
     with pytest.raises(RunError, match="run.precision"):  # what began in float32 does not go on in another precision
-        run(root, tmp_path / "bf16-mixed", *once, "run.precision=bf16-mixed", resume=True)
+        run(pictures, tmp_path / "bf16-mixed", *once, "run.precision=bf16-mixed", resume=True)
 
 
-def test_killed_at_random_moments(root, tmp_path):
+def test_killed_at_random_moments(pictures, tmp_path):
     """The newest checkpoint always loads, and a run that was killed again and again ends as one that was not."""
     kills = int(os.environ.get("SWIFTNET_KILLS", "6"))
-    command = [sys.executable, str(HERE / "tiny_run.py"), root, tmp_path, kills, 1]
+    command = [sys.executable, str(HERE / "tiny_run.py"), pictures, tmp_path, kills, 1]
     result = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=1500)
     assert result.returncode == 0, result.stderr
     outcome = json.loads(result.stdout)
@@ -165,72 +138,10 @@ def test_killed_at_random_moments(root, tmp_path):
     assert outcome["finished"] > 0 and outcome["equal"] == outcome["finished"] and outcome["left over"] == 0
 
 
-def test_a_folder_with_a_run_is_not_overwritten(root, tmp_path):
-    run(root, tmp_path / "run", "run.epochs=1")
-    before = final_state(tmp_path / "run")
-    with pytest.raises(RunError, match=r"run: holds a run; go on with --resume"):
-        run(root, tmp_path / "run", "run.epochs=1")
-    with pytest.raises(RunError, match="another optimizer.lr, run.batch; use its"):
-        run(root, tmp_path / "run", "run.epochs=1", "run.batch=2", "optimizer.lr=1e-3", resume=True)
-    run(root, tmp_path / "run", "run.epochs=1", "data.cache=true", resume=True)
-    assert not differing(final_state(tmp_path / "run"), dict(before, config=final_state(tmp_path / "run")["config"]))
-
-
-def test_going_on_from_an_older_checkpoint(root, tmp_path):
-    """Later ones neither win nor push out what is written; stopped again, it goes on from where it came."""
-    out = tmp_path / "run"
-    run(root, out)
-    expected, older = final_state(out), min((out / "checkpoints").iterdir())
-    for step in (10, 11):
-        (out / "checkpoints" / f"step_{step:08d}.ckpt").write_bytes(b"of another try")
-    lines = run(root, out, resume_from=older)
-    assert not differing(final_state(out), expected)
-    names = sorted(path.name for path in (out / "checkpoints").iterdir())
-    assert names == [
-        "step_00000008.ckpt",
-        "step_00000009.ckpt",
-        *(f"step_{step:08d}.ckpt.aside" for step in (9, 10, 11)),
-    ]
-    assert f"later than where this goes on: {out / 'checkpoints' / names[-1]}" in lines
-
-
-def test_going_on_from_another_runs_checkpoint_overwrites_nothing(root, tmp_path):
-    for name in ("a", "b"):
-        run(root, tmp_path / name, "run.epochs=1", f"run.seed={ord(name)}")
-    before = {path: path.read_bytes() for path in (tmp_path / "b").rglob("*") if path.is_file()}
-    with pytest.raises(RunError, match="b: holds a run; go on with --resume, or name another folder by --out"):
-        run(root, tmp_path / "b", "run.epochs=1", "run.seed=97", resume_from=newest(tmp_path / "a" / "checkpoints"))
-    assert {path: path.read_bytes() for path in (tmp_path / "b").rglob("*") if path.is_file()} == before
-    run(root, tmp_path / "c", "run.epochs=1", "run.seed=97", resume_from=newest(tmp_path / "a" / "checkpoints"))
-    assert not differing(weights(tmp_path / "c"), weights(tmp_path / "a"))
-
-
-@pytest.mark.parametrize("resume", [False, True])
-@pytest.mark.parametrize("name", ["weights.safetensors", "best.safetensors", "metrics.csv"])
-def test_what_a_run_left_is_not_overwritten(root, tmp_path, name, resume):
-    """Its checkpoints are deleted; metrics alone are of a run whose first one could not be written."""
-    (tmp_path / name).write_text("kept")
-    if resume and name == "metrics.csv":
-        run(root, tmp_path, "run.epochs=1", resume=resume)
-        return
-    with pytest.raises(RunError, match=f"holds a run's {name} and no checkpoint of it; name another folder by --out"):
-        run(root, tmp_path, "run.epochs=1", resume=resume)
-    assert (tmp_path / name).read_text() == "kept"
-
-
-def test_what_a_killed_run_left_half_written_is_removed(root, tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    for name in ("weights.safetensors", "checkpoints/step_00000001.ckpt"):
-        path = tmp_path / name
-        path.with_name(f".{path.name}.{'0' * 32}.tmp").write_text("half")
-    run(root, tmp_path, "run.epochs=1", resume=True)
-    assert not list(tmp_path.rglob("*.tmp"))
-
-
-def test_stopped_in_a_validation_it_goes_on_there(root, tmp_path, monkeypatch):
+def test_stopped_in_a_validation_it_goes_on_there(pictures, tmp_path, monkeypatch):
     """Also where the validation fails: the epoch is on the disk."""
     options, out, seen = ("data.validation=val", "run.epochs=2"), tmp_path / "parts", []
-    run(root, tmp_path / "whole", *options)
+    run(pictures, tmp_path / "whole", *options)
     update = ConfusionMatrix.update
 
     def ended(self, prediction, target):
@@ -243,14 +154,14 @@ def test_stopped_in_a_validation_it_goes_on_there(root, tmp_path, monkeypatch):
 
     monkeypatch.setattr(ConfusionMatrix, "update", ended)
     with pytest.raises(RuntimeError, match="no memory"):
-        run(root, out, *options)
+        run(pictures, out, *options)
     with pytest.raises(Interrupted):
-        run(root, out, *options, resume=True)
+        run(pictures, out, *options, resume=True)
     assert seen == [0, 1]  # of three pictures
     progress = read_state(newest(out / "checkpoints"))["progress"]
     assert (progress["epoch"], progress["step"]) == (0, 3)
     monkeypatch.setattr(ConfusionMatrix, "update", update)
-    run(root, out, *options, resume=True)
+    run(pictures, out, *options, resume=True)
     assert not differing(final_state(out), final_state(tmp_path / "whole"))
 
 
@@ -262,54 +173,19 @@ def test_a_validation_without_labels_is_said_before_the_first_step(tmp_path):
         run(tmp_path, tmp_path / "run", "data.validation=val")
 
 
-def test_two_processes_do_not_train_in_one_folder(root, tmp_path):
-    hold = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX); print(1, flush=True); input()"
-    out = tmp_path / "run"
-    out.mkdir()
-    command = [sys.executable, "-c", hold, str(out / ".lock")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        other.stdout.readline()
-        with pytest.raises(RunError, match=f"{out}: another process trains there"):
-            run(root, out, resume=True)
-        assert os.listdir(out) == [".lock"]
-        other.communicate("\n")
-    run(root, out, "run.epochs=1", resume=True)
-
-
-def test_where_files_can_not_be_locked_it_trains(root, tmp_path, monkeypatch):
-    def unsupported(*arguments):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr("fcntl.lockf", unsupported)
-    run(root, tmp_path / "run", "run.epochs=1")
-
-
-def test_another_number_of_processes_than_was_started(root, tmp_path, monkeypatch):
+def test_another_number_of_processes_than_was_started(pictures, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(
         RunError, match="run.devices=1 times run.machines=1 is 1, but WORLD_SIZE=2 processes were started; set"
     ):
-        run(root, tmp_path / "run")
+        run(pictures, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_damaged_checkpoint_is_not_passed_over(root, tmp_path):
-    out = tmp_path / "run"
-    run(root, out)
-    whole = weights(out)
-    older, path = sorted((out / "checkpoints").iterdir())
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(StateError, match=f"{path}: is damaged.*--resume-from {older}"):
-        run(root, out, resume=True)
-    (out / "weights.safetensors").unlink()
-    run(root, out, resume_from=older)
-    assert not differing(weights(out), whole)
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(root, tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_stops_the_run(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "cross_entropy", lambda logits, labels, weights: logits.sum() * math.nan)
     with pytest.raises(RunError, match="not finite in epoch 1, step 1; lower optimizer.lr"):
-        run(root, tmp_path / "run")
+        run(pictures, tmp_path / "run")
 
 
 def test_rates_follow_the_cosine():
@@ -343,16 +219,18 @@ def test_pretrained_parameters_go_slower():
     assert [group["divisor"] for group in parameter_groups(model, scratch)] == [1]
 
 
-def test_weights_to_start_from(root, tmp_path):
-    run(root, tmp_path / "run", "run.epochs=1")
+def test_weights_to_start_from(pictures, tmp_path):
+    run(pictures, tmp_path / "run", "run.epochs=1")
     start = tmp_path / "run" / "weights.safetensors"
-    config = make_config(replaced(values(root), [f"model.weights={start}"]))
+    config = make_config(replaced(values(pictures), [f"model.weights={start}"]))
     model, loaded = make_model(config, 11, ["c"] * 11), sx.load_checkpoint(start)
     assert not differing(dict(model.state_dict()), dict(loaded.state_dict()))
     with pytest.raises(train.ConfigError, match="model.weights: .* expected SwiftNet"):
-        make_model(make_config(replaced(values(root), [f"model.weights={start}", "model.options.blend=1x1"])), 11, [])
+        make_model(
+            make_config(replaced(values(pictures), [f"model.weights={start}", "model.options.blend=1x1"])), 11, []
+        )
     with pytest.raises(train.ConfigError, match="model: .*blend: expected one of"):
-        make_model(make_config(replaced(values(root), ["model.options.blend=2x2"])), 11, [])
+        make_model(make_config(replaced(values(pictures), ["model.options.blend=2x2"])), 11, [])
 
 
 def test_imagenet_weights_are_the_encoders():
@@ -368,9 +246,9 @@ def test_imagenet_weights_are_the_encoders():
 
 
 @pytest.fixture(scope="module")
-def config_file(root, tmp_path_factory):
+def config_file(pictures, tmp_path_factory):
     path = tmp_path_factory.mktemp("config") / "tiny.yaml"
-    path.write_text(yaml.safe_dump(values(root)))
+    path.write_text(yaml.safe_dump(values(pictures)))
     return path
 
 
@@ -385,20 +263,20 @@ def test_the_command(config_file, swiftnet, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-def test_a_full_disk_keeps_the_run(root, config_file, swiftnet_process, tmp_path):
+def test_a_full_disk_keeps_the_run(pictures, config_file, swiftnet_process, tmp_path):
     """A limit on the size of files stands for it, as low as the checkpoint that is there."""
 
     def limited():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 
-    run(root, tmp_path / "whole", "run.epochs=1")
+    run(pictures, tmp_path / "whole", "run.epochs=1")
     out = tmp_path / "run"
     result = swiftnet_process("train", config_file, "run.epochs=1", "--out", out, preexec_fn=limited)
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert "step_00000001.ckpt: can't be written (File too large); there is no older checkpoint" in result.stderr
     assert not list((out / "checkpoints").iterdir())
-    run(root, out, "run.epochs=1", resume=True)
+    run(pictures, out, "run.epochs=1", resume=True)
     assert not differing(final_state(out), final_state(tmp_path / "whole"))
 
 
@@ -416,10 +294,10 @@ def test_ctrl_c_says_how_to_go_on(config_file, tmp_path):
     assert read_state(newest(tmp_path / "checkpoints"))["progress"]["step"] >= 0
 
 
-def test_two_processes_train_as_one(root, config_file, swiftnet_process, tmp_path):
+def test_two_processes_train_as_one(pictures, config_file, swiftnet_process, tmp_path):
     """Two processes on gloo take what one accumulates. In fp32 sums differ in order: compare with the first step's size."""
     plain = ("run.batch=2", "run.epochs=2", "data.validation=val")
-    run(root, tmp_path / "one", *plain, "run.accumulate=2")
+    run(pictures, tmp_path / "one", *plain, "run.accumulate=2")
     two = swiftnet_process("train", config_file, *plain, "run.devices=2", "--out", tmp_path / "two")
     assert two.returncode == 0, two.stderr
     assert two.stdout.count("epoch 2/2") == 1  # one process speaks
@@ -463,14 +341,14 @@ def test_processes_agree_when_to_save_and_where_to_go_on(config_file, tmp_path):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_half_precision_on_a_gpu(root, tmp_path):
+def test_half_precision_on_a_gpu(pictures, tmp_path):
     """The scale of the gradients comes back from a checkpoint."""
     options = ("run.accelerator=cuda", "run.precision=16-mixed", "data.validation=val")
-    run(root, tmp_path / "whole", *options)
+    run(pictures, tmp_path / "whole", *options)
     state = read_state(newest(tmp_path / "whole" / "checkpoints"))
     assert state["scaler"]["scale"] > 0 and math.isfinite(state["history"][-1]["loss"])
     older = min((tmp_path / "whole" / "checkpoints").iterdir())
-    trainer = Trainer(make_config(replaced(values(root), options)), tmp_path / "parts", lambda line: None)
+    trainer = Trainer(make_config(replaced(values(pictures), options)), tmp_path / "parts", lambda line: None)
     trainer.run(resume_from=older)
     again = read_state(newest(tmp_path / "parts" / "checkpoints"))
     assert again["scaler"] == state["scaler"]

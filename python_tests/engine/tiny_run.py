@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+import swiftnet_ext as sx
 from swiftnet_ext.data.images import write_image
 from swiftnet_ext.data.synthetic import render_scene
 
@@ -52,11 +53,24 @@ def without_times(state):
     return dict(state, history=[{k: v for k, v in record.items() if k != "seconds"} for record in state["history"]])
 
 
-def train(root, out, say=lambda line: None):
-    from swiftnet_ext.engine.config import make_config
+def run(root, out, *overrides, **options):
+    """Trains; gives the lines that it says."""
+    from swiftnet_ext.engine.config import make_config, replaced
     from swiftnet_ext.engine.train import Trainer
 
-    Trainer(make_config(values(root)), out, say).run(resume=True)
+    lines = []
+    Trainer(make_config(replaced(values(root), overrides)), out, lines.append).run(**options)
+    return lines
+
+
+def final_state(out):
+    from swiftnet_ext.engine.training_state import newest, read_state
+
+    return without_times(read_state(newest(out / "checkpoints")))
+
+
+def weights(out, name="weights.safetensors"):
+    return dict(sx.load_checkpoint(out / name).state_dict())
 
 
 def _child(root, out):
@@ -66,7 +80,7 @@ def _child(root, out):
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         status = 1
         try:
-            train(root, out)
+            run(root, out, resume=True)
             status = 0
         finally:
             os._exit(status)
@@ -89,7 +103,7 @@ def kill_at_random(root, work, kills, seed):
     _, status = os.waitpid(_child(root, reference), 0)
     assert status == 0, "the uninterrupted run failed"
     whole = time.monotonic() - began
-    expected = without_times(read_state(newest(reference / "checkpoints")))
+    expected = final_state(reference)
     outcome = {"kills": 0, "loaded": 0, "finished": 0, "equal": 0, "left over": 0}
     while outcome["kills"] < kills:
         out = work / f"run{outcome['finished']}"
@@ -115,7 +129,7 @@ def kill_at_random(root, work, kills, seed):
             _, status = os.waitpid(_child(root, out), 0)
             assert status == 0
             outcome["finished"] += 1
-            outcome["equal"] += not differing(without_times(read_state(newest(out / "checkpoints"))), expected)
+            outcome["equal"] += not differing(final_state(out), expected)
             outcome["left over"] += len([p for p in out.rglob("*") if p.suffix == ".ckpt"]) - 2
     print(json.dumps(outcome))
 

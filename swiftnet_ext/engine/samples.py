@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..data.classes import overlay
 from ..data.images import ImageError
 from ..data.labelled import DataError
 from ..data.transforms import Augmentation
 from .config import ConfigError
 
+SHOWN = 8  # samples on a contact sheet
 Key = Tuple[int, int]  # epoch and index: what a sample depends on, beside the seed
 
 
@@ -51,6 +53,16 @@ class Samples(Dataset):  # type: ignore[type-arg]
         if self.weights is not None:
             sample["weights"] = torch.from_numpy(self.weights(labels))
         return sample
+
+
+def contact_sheet(samples: Samples, classes: Any) -> np.ndarray:
+    """The first samples of the first epoch, each above its labels: uint8 [H, W, 3]."""
+    columns = []
+    for index in range(min(SHOWN, len(samples))):
+        sample = samples[0, index]
+        image = sample["image"].permute(1, 2, 0).numpy()
+        columns.append(np.concatenate([image, overlay(image, sample["labels"].numpy(), classes)]))
+    return np.concatenate(columns, 1)
 
 
 class Batches:

@@ -34,11 +34,10 @@ from .confusion import ConfusionMatrix
 from .losses import boundary_focal, boundary_weights, class_weights, cross_entropy
 from .on_cpu import reuse_memory, strided_depthwise_in_fp32, with_precision_here
 from .run_folder import CHECKPOINTS, RunError, alone_in, start_of
-from .samples import Batches, Samples, load
+from .samples import SHOWN, Batches, Samples, contact_sheet, load
 from .stop import Interrupted, Stop
 from .training_data import TrainingData, open_training_data
 from .training_state import (
-    StateError,
     random_states,
     read_state,
     restore_random_states,
@@ -47,9 +46,6 @@ from .training_state import (
     write_state,
 )
 
-__all__ = ["Interrupted", "RunError", "StateError", "Trainer"]
-
-SHOWN = 8  # samples in samples.png
 FREE_TO_CHANGE = (  # on resuming: they don't change what is computed on one CPU process
     "data.root",
     "data.cache",
@@ -118,16 +114,6 @@ def parameter_groups(model: SwiftNet, config: Config) -> List[Dict[str, Any]]:
         {"params": pretrained, "weight_decay": decay / divisor, "divisor": divisor},
     ]
     return [group for group in groups if group["params"]]
-
-
-def contact_sheet(samples: Samples, classes: Any) -> np.ndarray:
-    """The first samples of the first epoch, each above its labels: uint8 [H, W, 3]."""
-    columns = []
-    for index in range(min(SHOWN, len(samples))):
-        sample = samples[0, index]
-        image = sample["image"].permute(1, 2, 0).numpy()
-        columns.append(np.concatenate([image, overlay(image, sample["labels"].numpy(), classes)]))
-    return np.concatenate(columns, 1)
 
 
 class Trainer:
