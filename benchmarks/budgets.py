@@ -2,21 +2,16 @@
 
 import argparse
 import csv
-import hashlib
 import json
-import os
-import re
-import shutil
-import subprocess
 import sys
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
 import compiled_code
+from toolkits import FAMILIES, FLAGS, BudgetError, find_toolkits, fingerprint_of, measure, run
 
 ROOT = Path(__file__).parents[1]
 TABLES = ROOT / "benchmarks" / "budgets"
@@ -45,156 +40,14 @@ COLUMNS = {  # what is better; EITHER: it has no better, but a change is still t
 NONE_ALLOWED = ("stack", "spill_stores", "spill_loads", "local_loads", "local_stores")
 
 
-class BudgetError(Exception):
-    """Something is missing or unusable; the message names the cure."""
-
-
-@dataclass(frozen=True)
-class Family:
-    release: str  # whose table is committed
-    variable: str
-    folder: str
-    archs: tuple
-    standard: str  # as in CMakeLists.txt, as are the flags below
-
-
-FAMILIES = {
-    "11": Family("11.8", "CUDA11", "/usr/lib/nvidia-cuda-toolkit", ("61", "62", "70", "75", "80", "86", "90"), "c++14"),
-    "13": Family("13.0", "CUDA13", "/usr/local/cuda-13.0", ("75", "80", "86", "89", "90a", "100", "120"), "c++17"),
-}
-FLAGS = ("-O3", "-DNDEBUG", "-lineinfo")
-
-
-@dataclass(frozen=True)
-class Toolkit:
-    family: Family
-    release: str  # "11.8"
-    version: str  # "11.8.89"
-    nvcc: Path
-    nvdisasm: Path
-    nvdisasm_version: str
-
-    @property
-    def table(self):
-        return TABLES / f"cuda-{self.release}.csv"
-
-    @property
-    def fingerprint(self):
-        """The file with the fingerprint of what the table was made from."""
-        return self.table.with_suffix(".sha256")
-
-    @property
-    def comparable(self):
-        return self.release == self.family.release
-
-
-def run(command, path=None):
-    # nvcc takes ptxas and the host compiler from PATH: each toolkit has its own, as in the build
-    environment = {**os.environ, "PATH": f"{path}:/usr/bin:/bin"} if path else None
-    result = subprocess.run([str(c) for c in command], env=environment, capture_output=True, text=True)
-    if result.returncode:
-        raise BudgetError(f"{' '.join(map(str, command))} failed:\n{result.stdout}{result.stderr}")
-    return result.stdout + result.stderr
-
-
-def version_of(program):
-    found = re.search(r"release \d+\.\d+, V([\d.]+)", run([program, "--version"]))
-    if not found:
-        raise BudgetError(f"{program} --version names no release; expected a CUDA program")
-    return found.group(1)
-
-
-def release_of(version):
-    return ".".join(version.split(".")[:2])
-
-
-def find_nvdisasm(bin, release):
-    """The toolkit's own, PyPI's or the system's: of the same major version, and not older than the toolkit."""
-    major = release.split(".")[0]
-    folders = [bin, *(Path(p) / "nvidia" / f"cu{major}" / "bin" for p in sys.path), "/usr/bin"]
-    tried = []
-    for folder in folders:
-        program = Path(folder) / "nvdisasm"
-        if os.access(program, os.X_OK):
-            version = version_of(program)
-            if version.split(".")[0] == major and version_parts(version) >= version_parts(release):
-                return program, version
-            tried.append(f"{program} is {version}")
-    raise BudgetError(
-        f"no nvdisasm for CUDA {release} ({'; '.join(tried) or 'none found'}): pip install 'nvidia-cuda-nvdisasm=="
-        f"{major}.*', or for 11.8 the system package nvidia-cuda-toolkit"
-    )
-
-
-def version_parts(version):
-    return [int(n) for n in version.split(".")]
-
-
-def open_toolkit(folder, cure):
-    bin = Path(folder) / "bin"
-    nvcc = bin / "nvcc"
-    if not os.access(nvcc, os.X_OK):
-        raise BudgetError(f"no CUDA toolkit in {folder} ({nvcc} is missing); {cure}")
-    version = version_of(nvcc)
-    release = release_of(version)
-    family = FAMILIES.get(release.split(".")[0])
-    if not family:
-        raise BudgetError(f"{nvcc} is CUDA {version}; budgets are kept for {', '.join(FAMILIES)}")
-    return Toolkit(family, release, version, nvcc, *find_nvdisasm(bin, release))
-
-
-def find_toolkits(folders, majors):
-    if folders:
-        return [open_toolkit(folder, "name another folder by --cuda") for folder in folders]
-    toolkits = []
-    for major in majors:
-        family = FAMILIES[major]
-        cure = f"set {family.variable} to its folder, or leave it out by --toolkits"
-        toolkits.append(open_toolkit(os.environ.get(family.variable) or family.folder, cure))
-    return toolkits
-
-
-def demangle(names):
-    if not shutil.which("c++filt"):
-        raise BudgetError("c++filt was not found; install binutils")
-    return dict(zip(names, run(["c++filt", *names]).splitlines())) if names else {}
-
-
-def measure(toolkit, source, arch):
-    """The rows of one source for one architecture; none where it has no kernels."""
-    with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder) / "kernels.cubin"
-        command = [toolkit.nvcc, f"-std={toolkit.family.standard}", *FLAGS, f"-I{ROOT / 'csrc'}", f"-arch=sm_{arch}"]
-        command += ["-cubin", "-Xptxas", "-v", "-keep", "-keep-dir", folder, "-o", cubin, source]
-        kernels = compiled_code.parse_ptxas(run(command, path=toolkit.nvcc.parent))
-        if not kernels:
-            return []
-        threads = compiled_code.parse_block_sizes((Path(folder) / f"{source.stem}.ptx").read_text())
-        functions = compiled_code.parse_sass(run([toolkit.nvdisasm, "-c", cubin]))
-    if not kernels.keys() == threads.keys() == functions.keys():
-        raise BudgetError(f"{source.name}, sm_{arch}: ptxas, PTX and SASS do not hold the same kernels")
-    names = demangle(sorted(kernels))
-    rows = []
-    for name, resources in kernels.items():
-        rows.append({"source": source.name, "kernel": compiled_code.short_name(names[name]), "arch": arch})
-        rows[-1].update(row_of(arch, resources, threads[name], functions[name]))
-    return rows
-
-
-def row_of(arch, resources, threads, function):
-    row = {**resources, "threads": threads, "registers_of_block": resources["registers"] * threads}
-    row.update(compiled_code.local_accesses(function))
-    row["blocks"], row["warps"] = compiled_code.occupancy(arch, resources["registers"], resources["shared"], threads)
-    row.update(compiled_code.hot_loop(function) or {})
-    return {column: str(row.get(column, "")) for column in COLUMNS}
-
-
 def measure_toolkit(toolkit, jobs):
     """{(source, kernel, arch): row}, in the table's order."""
     sources = sorted((ROOT / "csrc" / "kernels").glob("*.cu"))
     tasks = [(toolkit, source, arch) for source in sources for arch in toolkit.family.archs]
     with ThreadPoolExecutor(jobs) as pool:
-        rows = [row for found in pool.map(lambda task: measure(*task), tasks) for row in found]
+        found = [row for rows in pool.map(lambda task: measure(*task), tasks) for row in rows]
+    columns = *KEY, *COLUMNS
+    rows = [{column: str(row.get(column, "")) for column in columns} for row in found]
     return table_of(rows, f"CUDA {toolkit.release}")
 
 
@@ -219,23 +72,19 @@ def describe(key):
     return f"sm_{arch} {kernel} ({source})"
 
 
-def fingerprint_of(toolkit):
-    """Of all that a table depends on: the kernels, their headers, the flags, the programs, and how their output is read."""
-    flags = toolkit.version, toolkit.nvdisasm_version, toolkit.family.standard, *FLAGS
-    digest = hashlib.sha256(" ".join(flags).encode())
-    csrc = ROOT / "csrc"
-    for path in sorted([*csrc.glob("*.h"), *(csrc / "kernels").rglob("*.cu*")]) + [
-        Path(__file__),
-        Path(compiled_code.__file__),
-    ]:
-        digest.update(f"\n{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
-    return digest.hexdigest()
+def path_of(toolkit, suffix=".csv"):
+    """The toolkit's table, or what is beside it."""
+    return TABLES / f"cuda-{toolkit.release}{suffix}"
+
+
+def fingerprint_line(toolkit):
+    return fingerprint_of(toolkit, ROOT / "csrc") + "\n"
 
 
 def is_unchanged(toolkit):
-    return toolkit.fingerprint.exists() and toolkit.fingerprint.read_text(encoding="utf-8").strip() == fingerprint_of(
-        toolkit
-    )
+    """Whether the table is of these kernels, flags and programs."""
+    path = path_of(toolkit, ".sha256")
+    return path.exists() and path.read_text(encoding="utf-8") == fingerprint_line(toolkit)
 
 
 def broken_rules(table):
@@ -307,11 +156,11 @@ def check(toolkit, table, update):
             raise BudgetError(f"UPDATE=1 needs CUDA {toolkit.family.release}, this is {toolkit.release}")
         return not broken
     if update:  # also where a rule is broken: the table says what is
-        write_table(toolkit.table, table)
-        toolkit.fingerprint.write_text(fingerprint_of(toolkit) + "\n", encoding="utf-8")
-        print(f"  wrote {toolkit.table.relative_to(ROOT)}")
+        write_table(path_of(toolkit), table)
+        path_of(toolkit, ".sha256").write_text(fingerprint_line(toolkit), encoding="utf-8")
+        print(f"  wrote {path_of(toolkit).relative_to(ROOT)}")
         return not broken
-    committed = read_table(toolkit.table)
+    committed = read_table(path_of(toolkit))
     committed = {key: row for key, row in committed.items() if row["arch"] in toolkit.family.archs}
     worse, changed, better = compare(committed, table)
     show("worse", worse)

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import budgets  # noqa: E402
+from toolkits import Toolkit  # noqa: E402
 
 ROW = {
     "source": "conv3x3.cu",
@@ -31,7 +32,7 @@ ROW = {
     "loop_vector_loads": "288",
     "loop_barriers": "2",
 }
-TOOLKIT = budgets.Toolkit(budgets.FAMILIES["11"], "11.8", "11.8.89", Path("nvcc"), Path("nvdisasm"), "11.8.86")
+TOOLKIT = Toolkit(budgets.FAMILIES["11"], "11.8", "11.8.89", Path("nvcc"), Path("nvdisasm"), "11.8.86")
 
 
 def table(**changes):
@@ -43,7 +44,7 @@ def committed(tmp_path, monkeypatch):
     """A folder of tables in place of the repository's, with the unchanged row in it."""
     monkeypatch.setattr(budgets, "TABLES", tmp_path)
     monkeypatch.setattr(budgets, "ROOT", tmp_path)
-    budgets.write_table(TOOLKIT.table, table())
+    budgets.write_table(budgets.path_of(TOOLKIT), table())
     return tmp_path
 
 
@@ -126,14 +127,14 @@ def test_a_new_and_a_missing_kernel_fail(committed, capsys):
     "changes", [{column: "4"} for column in budgets.NONE_ALLOWED] + [{"registers_of_block": "32769"}, {"blocks": "0"}]
 )
 def test_rules_hold_whatever_the_table_says(committed, capsys, changes):
-    budgets.write_table(TOOLKIT.table, table(**changes))
+    budgets.write_table(budgets.path_of(TOOLKIT), table(**changes))
     assert not budgets.check(TOOLKIT, table(**changes), update=False)
     assert "not allowed (1):" in capsys.readouterr().out
     assert not budgets.check(TOOLKIT, table(**changes), update=True)
 
 
 def test_sm_61_may_have_more_registers_of_a_block(committed):
-    budgets.write_table(TOOLKIT.table, table(arch="61", registers_of_block="32769"))
+    budgets.write_table(budgets.path_of(TOOLKIT), table(arch="61", registers_of_block="32769"))
     assert budgets.check(TOOLKIT, table(arch="61", registers_of_block="32769"), update=False)
 
 
@@ -149,11 +150,11 @@ def test_another_minor_version_is_held_to_the_rules_only(committed, capsys):
 def test_update_writes_what_was_measured(committed):
     better = table(registers="96")
     assert budgets.check(TOOLKIT, better, update=True)
-    assert budgets.read_table(TOOLKIT.table) == better
+    assert budgets.read_table(budgets.path_of(TOOLKIT)) == better
 
 
 def test_chosen_architectures_are_compared_alone(committed):
-    budgets.write_table(TOOLKIT.table, {**table(), **table(arch="70")})
+    budgets.write_table(budgets.path_of(TOOLKIT), {**table(), **table(arch="70")})
     assert not budgets.check(TOOLKIT, table(), update=False)
     assert budgets.check(budgets.only(TOOLKIT, ["62"]), table(), update=False)
     assert not budgets.check(budgets.only(TOOLKIT, ["62", "75"]), table(registers="102"), update=False)
@@ -162,7 +163,7 @@ def test_chosen_architectures_are_compared_alone(committed):
 
 
 def test_a_missing_table_names_the_cure(committed):
-    TOOLKIT.table.unlink()
+    budgets.path_of(TOOLKIT).unlink()
     with pytest.raises(budgets.BudgetError, match="UPDATE=1"):
         budgets.check(TOOLKIT, table(), update=False)
 
