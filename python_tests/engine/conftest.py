@@ -13,10 +13,15 @@ from swiftnet_ext import cli
 from .tiny_run import write_pictures
 
 
-@pytest.fixture(autouse=True)
-def freed_memory_goes_back(monkeypatch):
-    """Training on a CPU has malloc keep freed memory for good; the process's other tests take gigabytes, and fork."""
-    monkeypatch.setattr("swiftnet_ext.engine.train.reuse_memory", lambda: None)
+@pytest.fixture(autouse=True, scope="session")
+def freed_memory_goes_back():
+    """Training on a CPU has malloc keep freed memory for good; the process's other tests take gigabytes, and fork.
+
+    A MonkeyPatch of its own: a test that calls its monkeypatch's undo() would undo this too.
+    """
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("swiftnet_ext.engine.train.reuse_memory", lambda: None)
+        yield
 
 
 @pytest.fixture
