@@ -70,16 +70,20 @@ def pytest_generate_tests(metafunc):
 def pytest_collection_modifyitems(config, items):
     import torch
 
+    def parameters(item):
+        return item.callspec.params if hasattr(item, "callspec") else {}
+
     def is_taken(item):
+        if not isinstance(parameters(item).get("backend", ""), str):  # pytest's mark of a parameter without values
+            return False
         if item.get_closest_marker("each_dtype") is None:
             return True
-        lacking = torch.float16 if item.callspec.params["backend"] == "cpu" else torch.bfloat16
-        return item.callspec.params["dtype"] is not lacking
+        lacking = torch.float16 if parameters(item)["backend"] == "cpu" else torch.bfloat16
+        return parameters(item)["dtype"] is not lacking
 
     groups = collections.OrderedDict()  # type: collections.OrderedDict
     for item in filter(is_taken, items):
-        backend = item.callspec.params.get("backend", "") if hasattr(item, "callspec") else ""
-        groups.setdefault((item.nodeid.split("[")[0], backend), []).append(item)
+        groups.setdefault((item.nodeid.split("[")[0], parameters(item).get("backend", "")), []).append(item)
     kept = set()
     for (name, backend), cases in groups.items():
         kept.update(_drawn(cases, config.getoption("--every"), zlib.crc32((name + backend).encode())))

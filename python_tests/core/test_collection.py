@@ -1,4 +1,4 @@
-"""What --every leaves of the suite."""
+"""What --every and --backends leave of the suite."""
 
 import os
 
@@ -8,10 +8,9 @@ TESTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ops", "test_co
 
 
 class Collected:
-    def __init__(self, every):
+    def __init__(self, *options):
         self.items = []
-        options = ["-q", "--collect-only", "-p", "no:xdist", "--every", str(every)]
-        assert pytest.main([TESTS] + options, plugins=[self]) == 0
+        assert pytest.main([TESTS, "-q", "--collect-only", "-p", "no:xdist"] + list(options), plugins=[self]) == 0
 
     def pytest_collection_finish(self, session):
         self.items = session.items
@@ -23,7 +22,14 @@ class Collected:
 
 
 def test_one_case_in_five_leaves_each_test_on_each_backend_and_each_value():
-    every, fifth = Collected(1), Collected(5)
+    every, fifth = Collected(), Collected("--every", "5")
     assert every.of("backend") == fifth.of("backend") and len(every.of("backend")) > 30
     assert every.of("layout") == fifth.of("layout") and every.of("dtype") == fifth.of("dtype")
     assert len(every.items) / 5 <= len(fifth.items) < len(every.items) / 3
+
+
+@pytest.mark.parametrize("named", ["cpu", "reference,cpu", "emulated"])
+def test_tests_of_other_backends_are_left_out(named):
+    every, some = Collected(), Collected("--backends", named)
+    taken = [*named.split(","), "None"]
+    assert some.of("backend") == {(test, backend) for test, backend in every.of("backend") if backend in taken}

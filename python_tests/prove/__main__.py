@@ -61,8 +61,8 @@ def bounds(jobs: int) -> str:
 
 
 def cpu_bounds(jobs: int) -> str:
-    # no skips: Winograd's algorithm is inexact on a CPU, and one test is of the CUDA kernels
-    chosen = ["prove/cpu_probes.py", *OF_CPU, NUMERIC, CONTRACT, "-k", "not exact_arithmetic and not kernels_refuse"]
+    # no skips: Winograd's algorithm is inexact on a CPU
+    chosen = ["prove/cpu_probes.py", *OF_CPU, NUMERIC, CONTRACT, "-k", "not exact_arithmetic"]
     passed = tests("cpu_bounds", [*chosen, "--backends", "cpu"], "cpu_sanitize")(jobs)
     code = "from swiftnet_ext._C import cpu; print(*cpu.levels(), sep=', ')"
     environment = environment_for("cpu_sanitize", folder("cpu_sanitize"))
