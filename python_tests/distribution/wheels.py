@@ -208,11 +208,9 @@ def try_wheel(environment: Environment, wheel: Path) -> Dict[str, object]:
     tests = OUT / "python_tests"
     shutil.rmtree(tests, ignore_errors=True)
     shutil.copytree(ROOT / "python_tests", tests, ignore=shutil.ignore_patterns("__pycache__"))
-    output = run(
-        [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "core", "--backends", "reference,cpu"],
-        cwd=tests,
-        env=clean,
-    )
+    # every fifth case: the kernels' numbers are the source's, which make test tests whole
+    options = ["-q", "-p", "no:cacheprovider", "--backends", "reference,cpu", "--every", "5"]
+    output = run([python, "-m", "pytest", *options, "core"], cwd=tests, env=clean)
     return {
         "python": environment.python,
         "commit": run(["git", "-C", ROOT, "rev-parse", "HEAD"]).strip(),
