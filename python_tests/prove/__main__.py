@@ -67,6 +67,8 @@ def cpu_bounds(jobs: int) -> str:
     code = "from swiftnet_ext._C import cpu; print(*cpu.levels(), sep=', ')"
     environment = environment_for("cpu_sanitize", folder("cpu_sanitize"))
     levels = run([sys.executable, "-c", code], env=environment).stdout.strip()
+    if "tiles_emulated" not in levels:
+        raise Failure(f"{passed}, but AMX's tiles were not among the instruction sets: {levels}")
     return f"{passed}: 0 sanitizer reports at {levels}"
 
 
