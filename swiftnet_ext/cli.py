@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Optional
 
 try:
-    import PIL
+    import PIL  # noqa: F401 - what the imports below need
     import rich.table
-    import safetensors
+    import safetensors  # noqa: F401
     import typer
     from rich.console import Console
     from rich.progress import track

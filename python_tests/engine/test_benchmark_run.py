@@ -12,12 +12,11 @@ import torch
 from PIL import Image
 
 import swiftnet_ext as sx
-from swiftnet_ext import cli
 from swiftnet_ext.engine.benchmark import figures
 from swiftnet_ext.engine.benchmark import plan as plans
 from swiftnet_ext.engine.benchmark import run as running
 from swiftnet_ext.engine.benchmark.figures import draw
-from swiftnet_ext.engine.benchmark.plan import QUICK, TUNABLES, BenchmarkError, Case, Effort, case_of, cases
+from swiftnet_ext.engine.benchmark.plan import QUICK, TUNABLES, BenchmarkError, Effort, case_of, cases
 from swiftnet_ext.engine.benchmark.run import Kernels, Plan, environment, in_process, resumed, run
 
 EFFORT = Effort(2, 0.01, 2, 1)

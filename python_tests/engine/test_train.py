@@ -1,7 +1,6 @@
 """Training, in seconds."""
 
 import csv
-import errno
 import json
 import math
 import os
@@ -26,7 +25,7 @@ from swiftnet_ext.engine.confusion import ConfusionMatrix
 from swiftnet_ext.engine.run_folder import RunError
 from swiftnet_ext.engine.stop import Interrupted
 from swiftnet_ext.engine.train import Progress, Trainer, make_model, parameter_groups
-from swiftnet_ext.engine.training_state import StateError, newest, read_state
+from swiftnet_ext.engine.training_state import newest, read_state
 
 from .tiny_run import differing, final_state, run, values, weights, write_pictures
 

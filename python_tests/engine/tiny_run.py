@@ -94,7 +94,7 @@ def _ended(process):
 def kill_at_random(root, work, kills, seed):
     """Kills runs at random moments; after each kill the newest checkpoint must load. Every finished run must equal the
     uninterrupted one. Prints a JSON line of what happened."""
-    import swiftnet_ext.engine.train  # for the children: importing it takes longer than the run
+    import swiftnet_ext.engine.train  # noqa: F401 - for the children: importing it takes longer than the run
     from swiftnet_ext.engine.training_state import newest, read_state
 
     rng = random.Random(seed)

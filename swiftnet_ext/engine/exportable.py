@@ -1,7 +1,7 @@
 """A network in the forms that ONNX and TensorRT 8 can say; it computes what the network computes."""
 
 import copy
-from typing import Any, Callable, Dict, Sequence, Tuple
+from typing import Any, Callable, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F

@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, cast
 
-import numpy as np
 import torch
 import yaml
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from ..data.classes import overlay
 from ..data.images import write_image
 from ..data.labelled import LabelledImages
 from ..data.transforms import Augmentation

@@ -2,7 +2,6 @@
 
 from typing import Any, List, Optional, Sequence, Tuple
 
-import torch
 from torch import Tensor
 
 from .._native import current_stream

@@ -1,7 +1,7 @@
 """The module that `optimize` returns."""
 
 import threading
-from typing import Any, Iterable, Iterator, Tuple
+from typing import Any, Iterable, Iterator
 
 import numpy as np
 import torch

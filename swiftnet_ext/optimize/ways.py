@@ -1,7 +1,7 @@
 """The ways in which the CPU runs a step: native kernels, and oneDNN writing into the same maps."""
 
 from functools import partial
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor

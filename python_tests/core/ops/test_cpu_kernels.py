@@ -9,7 +9,7 @@ import swiftnet_ext as sx
 from swiftnet_ext.ops import native_cpu
 
 from . import cpu_levels, oracle
-from .cases import COMBINATIONS, FORMATS, bound, to_double
+from .cases import COMBINATIONS, FORMATS, bound
 from .cpu_levels import GUARD
 
 cpu = cpu_levels.native()
