@@ -124,6 +124,15 @@ def test_what_cant_be_optimised_runs_as_it_is(folder, tmp_path):
     assert next(sixteen.model.parameters()).dtype == torch.float16
 
 
+@pytest.mark.parametrize("version, runs", [("2.0.1+cpu", False), ("2.1.0", True), ("2.10.0", True)])
+def test_an_older_pytorch_runs_the_network_as_it_is(monkeypatch, version, runs):
+    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion(version))
+    loaded = cli_options.load(**LOAD)
+    assert isinstance(loaded.runs, OptimizedNetwork) == runs
+    assert loaded.how.startswith("optimised:") == runs
+    assert runs or f"not optimised: swiftnet_ext.optimize needs PyTorch 2.1 or later, this is {version}" in loaded.how
+
+
 def test_without_the_kernels_it_says_so(monkeypatch):
     module = sys.modules["swiftnet_ext.optimize.network"]  # swiftnet_ext.optimize is the function
     monkeypatch.setattr(module, "why_not", lambda dtype: "there are none in this test")

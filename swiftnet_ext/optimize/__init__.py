@@ -44,7 +44,7 @@ def optimize(
         both run on small images in fp32, and their logits must agree within 1e-4 of the largest. TypeError, ValueError:
         other arguments.
     """
-    if not hasattr(torch.Tensor, "untyped_storage") or not hasattr(torch, "compile"):
+    if torch.__version__ < "2.1":  # compared as versions, not as strings
         raise RuntimeError(f"swiftnet_ext.optimize needs PyTorch 2.1 or later, this is {torch.__version__}")
     if not isinstance(model, nn.Module):
         raise TypeError(f"optimize: model: expected an nn.Module, got {type(model).__name__}; pass a network")
