@@ -1,5 +1,6 @@
 """Wheels from kernels that were compiled before, what a source distribution holds, and the matrix's own parts."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -111,6 +112,15 @@ def test_the_table_lines_up():
     lines = table(rows).splitlines()
     assert lines[0].split() == ["python", "torch", "megabytes", "passed", "failed", "skipped", "seconds", "wheel"]
     assert lines[1].index("1.10.2") == lines[2].index("2.13.0") == lines[0].index("torch")
+
+
+def test_what_is_written_of_other_pythons_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(wheels, "RECORD", tmp_path / "results" / "wheels.json")
+    wheels.record([{"python": "3.11", "commit": "a"}, {"python": "3.6", "commit": "a"}], {"sdist": "a.tar.gz"})
+    wheels.record([{"python": "3.11", "commit": "b"}])
+    written = json.loads(wheels.RECORD.read_text())
+    assert written["wheels"] == [{"python": "3.6", "commit": "a"}, {"python": "3.11", "commit": "b"}]
+    assert written["sdist"] == {"sdist": "a.tar.gz"}
 
 
 def test_the_hosts_configuration_parses():
