@@ -22,7 +22,8 @@ for folder in (ROOT, ROOT / "python_tests", ROOT / "benchmarks"):
     sys.path.insert(0, str(folder))
 
 from core.ops import test_tensor_cores as tensor_cores  # noqa: E402
-from core.ops.cases import CUDA_COMBINATIONS, CUDA_DTYPES, FORMATS, bound  # noqa: E402
+from core.ops.cases import CUDA_COMBINATIONS, CUDA_DTYPES  # noqa: E402
+from core.ops.operator_case import FORMATS, bound  # noqa: E402
 
 import swiftnet_ext as sx  # noqa: E402
 from benchmarks.gpu import StepFailed, fp32_without_tf32, load_device  # noqa: E402

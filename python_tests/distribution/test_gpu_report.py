@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from core.ops.cases import CUDA_COMBINATIONS, FORMATS
+from core.ops.cases import CUDA_COMBINATIONS
+from core.ops.operator_case import FORMATS
 
 ROOT = Path(__file__).parents[2]
 STAND_IN = Path(__file__).with_name("gpu_stand_in.py")

@@ -255,7 +255,7 @@ def record(rows: List[Dict[str, object]], source: Optional[Dict[str, object]] = 
     written = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     of = {row["python"]: row for row in [*written.get("wheels", []), *rows]}
     content = {
-        "command": "make wheels RECORD=1",
+        "command": "make wheels RECORD=1 (PYTHONS= for some at a time)",
         "device": "a machine without GPU, driver and, in the environments, nvcc",
         "wheels": [of[e.python] for e in MATRIX if e.python in of],
         "sdist": source or written.get("sdist"),

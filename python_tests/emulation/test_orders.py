@@ -3,7 +3,8 @@
 import pytest
 import torch
 from core.ops import test_tensor_cores as tensor_cores
-from core.ops.cases import CUDA_COMBINATIONS, FORMATS
+from core.ops.cases import CUDA_COMBINATIONS
+from core.ops.operator_case import FORMATS
 
 import swiftnet_ext as sx
 

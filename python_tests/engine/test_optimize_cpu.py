@@ -202,7 +202,7 @@ print((after.ru_minflt - before.ru_minflt) / 10, after.ru_maxrss - before.ru_max
 @pytest.mark.parametrize("way", ["", "oneDNN"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_page_faults_and_memory(dtype, way):
-    """At most 2000 page faults an inference in steady state, and no growth: 256 × 320 pixels, where eager has 6500 in fp32."""
+    """At most 2000 page faults an inference in steady state, and no growth, at 256 × 320 pixels."""
     environment = dict(os.environ, PYTHONPATH=os.path.dirname(os.path.dirname(sx.__file__)), OMP_NUM_THREADS="1")
     arguments = [sys.executable, "-c", PROGRAM, "swiftnet_mnv2", dtype, way]
     output = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=True).stdout

@@ -34,7 +34,8 @@ BOTH = ["--backends", "reference,emulated"]
 
 def shapes() -> str:
     sys.path.insert(0, str(ROOT / "python_tests"))
-    from core.ops.cases import COMBINATIONS, FORMATS, SHAPES
+    from core.ops.cases import COMBINATIONS
+    from core.ops.operator_case import FORMATS, SHAPES
 
     if len(set(SHAPES)) < LEAST_SHAPES:
         raise Failure(f"{len(set(SHAPES))} shapes, expected at least {LEAST_SHAPES}")

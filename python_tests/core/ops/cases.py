@@ -7,7 +7,7 @@ import swiftnet_ext as sx
 from swiftnet_ext.ops.conv3x3_head import MIN_CHANNELS
 
 from . import oracle
-from .operator_case import DTYPES, FORMATS, SHAPES, Case, bound, in_format, to_double  # noqa: F401 - for the tests
+from .operator_case import DTYPES, SHAPES, Case
 
 
 class UpsampleAddConv3x3(Case):

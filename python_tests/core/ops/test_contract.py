@@ -5,7 +5,8 @@ import torch
 
 import swiftnet_ext as sx
 
-from .cases import CASES, DTYPES, FORMATS, IDS, SHAPES
+from .cases import CASES, IDS
+from .operator_case import DTYPES, FORMATS, SHAPES
 
 cases = pytest.mark.parametrize("case", CASES, ids=IDS)
 SHAPE = (2, 9, 18, (5, 7), (10, 37))

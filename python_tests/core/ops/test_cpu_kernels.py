@@ -9,8 +9,9 @@ import swiftnet_ext as sx
 from swiftnet_ext.ops import native_cpu
 
 from . import cpu_levels, oracle
-from .cases import COMBINATIONS, FORMATS, bound
+from .cases import COMBINATIONS
 from .cpu_levels import GUARD
+from .operator_case import FORMATS, bound
 
 cpu = cpu_levels.native()
 DTYPES = (torch.float32, torch.bfloat16)

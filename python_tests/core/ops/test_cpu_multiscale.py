@@ -7,8 +7,8 @@ import torch.nn.functional as F
 import swiftnet_ext as sx
 
 from . import cpu_levels, oracle
-from .cases import FORMATS
 from .cpu_levels import GUARD
+from .operator_case import FORMATS
 from .test_multiscale_labels import argmax, regions, rough, smooth
 
 cpu = cpu_levels.native()

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 import swiftnet_ext as sx
 
-from .cases import FORMATS, in_format
+from .operator_case import FORMATS, in_format
 
 SIZE = (36, 52)  # several tiles, none of the last ones full
 

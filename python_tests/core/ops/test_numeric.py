@@ -6,7 +6,8 @@ import torch
 import swiftnet_ext as sx
 
 from . import oracle
-from .cases import CASES, COMBINATIONS, DTYPES, FORMATS, IDS, SHAPES, bound, to_double
+from .cases import CASES, COMBINATIONS, IDS
+from .operator_case import DTYPES, FORMATS, SHAPES, bound, to_double
 
 each_dtype = pytest.mark.each_dtype
 

@@ -15,7 +15,7 @@ from swiftnet_ext.ops import packed
 from swiftnet_ext.ops.conv3x3 import algorithm_for
 
 from . import oracle
-from .cases import in_format, to_double
+from .operator_case import in_format, to_double
 
 pytestmark = pytest.mark.cuda_source
 
