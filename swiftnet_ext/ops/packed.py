@@ -7,9 +7,14 @@ import torch
 from torch import Tensor
 
 
+# PyTorch 2.0 to 2.2 make a new Python object of the parameter for each call of an operator written in Python: its end is
+# that call's. There the C++ tensor is watched, which tells no one when it goes: `keep` looks.
+_OBJECTS_ARE_NEW = "2.0" <= torch.__version__ < "2.3"
+
+
 class _Entry:
     def __init__(self, weight: Tensor, packed: Tensor, forget: Any) -> None:
-        self.weight = weakref.ref(weight, forget)
+        self.weight = torch._C._WeakTensorRef(weight) if _OBJECTS_ARE_NEW else weakref.ref(weight, forget)  # type: Any
         # the alias shares the version counter, and keeps another tensor from getting the weight's address
         self.alias = weight.detach()
         self.version = weight._version
@@ -20,10 +25,14 @@ class _Entry:
             self.stream, self.made = torch.cuda.current_stream(packed.device), torch.cuda.Event()
             self.made.record(self.stream)
 
+    def is_alive(self) -> bool:
+        return not self.weight.expired() if _OBJECTS_ARE_NEW else self.weight() is not None
+
     def holds(self, weight: Tensor) -> bool:
+        """Whether `weight`, the tensor at this entry's address, is the one that was packed, unchanged."""
         alias = self.alias
         return (
-            self.weight() is weight
+            self.is_alive()
             and weight._version == self.version
             and weight.data_ptr() == alias.data_ptr()
             and weight.dtype == alias.dtype
@@ -41,7 +50,7 @@ class _Entry:
         return self.packed
 
 
-_entries = {}  # type: Dict[int, Dict[str, _Entry]]  # by the weight's id, then by the algorithm
+_entries = {}  # type: Dict[int, Dict[str, _Entry]]  # by the address of the weight's C++ tensor, then by the algorithm
 
 
 def _can_keep(weight: Tensor) -> bool:
@@ -70,7 +79,7 @@ def find(weight: Tensor, algorithm: str) -> Optional[Tensor]:
     Changes are seen by the version counter, which assignments to and through `weight.data` go past, and replays of a
     CUDA graph too: of these only such that change the memory, dtype or layout are seen.
     """
-    entry = _entries.get(id(weight), {}).get(algorithm)
+    entry = _entries.get(weight._cdata, {}).get(algorithm)
     usable = entry is not None and entry.holds(weight) and (_can_keep(weight) or _graphs_keep_weights[0])
     return entry.on_current_stream() if entry is not None and usable else None
 
@@ -82,7 +91,7 @@ def keep(weight: Tensor, algorithm: str, packed: Tensor) -> None:
     """
     if not _can_keep(weight):
         return
-    key = id(weight)
+    key = weight._cdata
 
     def forget(reference: Any) -> None:
         left = {a: entry for a, entry in _entries.get(key, {}).items() if entry.weight is not reference}
@@ -91,6 +100,10 @@ def keep(weight: Tensor, algorithm: str, packed: Tensor) -> None:
         else:
             _entries.pop(key, None)
 
+    if _OBJECTS_ARE_NEW:
+        for other, theirs in list(_entries.items()):
+            if not any(entry.is_alive() for entry in theirs.values()):
+                _entries.pop(other, None)
     entries = {a: entry for a, entry in _entries.get(key, {}).items() if entry.holds(weight)}
     entries[algorithm] = _Entry(weight, packed, forget)
     _entries[key] = entries

@@ -91,16 +91,16 @@ def test_what_was_packed_before_a_change_is_let_go(layer, x, backend):
     with torch.no_grad():
         layer.weight.mul_(2)
     sx.ops.conv3x3(x, layer.weight, algorithm="winograd")
-    assert len(packed._entries[id(layer.weight)]) == 1
+    assert len(packed._entries[layer.weight._cdata]) == 1
 
 
 def test_packed_weights_go_with_their_parameter(layer, x, backend):
-    before = len(packed._entries)
     for _ in range(3):
         assert_right(torch.nn.Conv2d(5, 7, 3, bias=False).to(x.device), x)
-    assert_right(layer, x)
     gc.collect()
-    assert len(packed._entries) == before + 1
+    assert_right(layer, x)  # with PyTorch 2.0 to 2.2 what is left is let go here
+    assert layer.weight._cdata in packed._entries
+    assert all(entry.is_alive() for entries in packed._entries.values() for entry in entries.values())
 
 
 def test_a_weight_without_a_version_is_not_kept(x, backend):

@@ -290,7 +290,7 @@ def test_auto_takes_tensor_cores_where_they_are(backend, device, capability):
         t = arguments(Blend.names + ("head_weight",), (1, 16, 24, 40, (3, 9), (10, 35)), torch.float16, device)
         with sx.use_backend(backend, strict=True):
             call(t)
-        return sorted(packed._entries.get(id(t["weight"]), {}))
+        return sorted(packed._entries.get(t["weight"]._cdata, {}))
 
     def activated(t):
         return in_format(torch.ones_like(t["tap"][:, :1]).expand(-1, 24, -1, -1), "channels_last")
