@@ -6,7 +6,6 @@ from typing import Any, Dict, Optional
 import torch
 from torch import Tensor
 
-
 # PyTorch 2.0 to 2.2 make a new Python object of the parameter for each call of an operator written in Python: its end is
 # that call's. There the C++ tensor is watched, which tells no one when it goes: `keep` looks.
 _OBJECTS_ARE_NEW = "2.0" <= torch.__version__ < "2.3"
@@ -14,7 +13,9 @@ _OBJECTS_ARE_NEW = "2.0" <= torch.__version__ < "2.3"
 
 class _Entry:
     def __init__(self, weight: Tensor, packed: Tensor, forget: Any) -> None:
-        self.weight = torch._C._WeakTensorRef(weight) if _OBJECTS_ARE_NEW else weakref.ref(weight, forget)  # type: Any
+        self.weight = weakref.ref(weight, forget)  # type: Any
+        if _OBJECTS_ARE_NEW:
+            self.weight = torch._C._WeakTensorRef(weight)  # type: ignore[attr-defined]
         # the alias shares the version counter, and keeps another tensor from getting the weight's address
         self.alias = weight.detach()
         self.version = weight._version
