@@ -1,6 +1,6 @@
 # make demo   segment a road scene (rendered here, or IMAGE=photo.jpg)
 # make test   every test that needs no GPU
-# make prove  the kernels under race detection, sanitizers, seeded faults …, as one table (RECORD=1 writes it down)
+# make prove  the kernels under race detection, sanitizers, seeded faults …, as one table (RECORD=1 writes down what is proven)
 # Everything goes into .venv and build/. Needs python3 (3.9 or later) with venv, a C++ compiler and make.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -23,7 +23,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.dev $(EMULATION)
 	OMP_NUM_THREADS=1 $(BIN)/pytest python_tests -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
-# STEPS=race,mutants for some of it
+# STEPS=race,mutants for some of it, also to be written down
 prove: $(VENV)/.dev
 	cd python_tests && $(CURDIR)/$(BIN)/python -m prove --jobs $(JOBS) $(if $(STEPS),--only $(STEPS)) $(if $(RECORD),--record)
 

@@ -259,12 +259,19 @@ def test_readmes_table_of_speeds(tmp_path, monkeypatch):
 
 def test_readme_says_what_a_record_lacks(tmp_path, monkeypatch):
     monkeypatch.setattr(readme, "RESULTS", tmp_path)
-    monkeypatch.setattr(readme, "STEPS", ["numeric", "race", "bounds"])
+    checks = {"numeric": "none", "race": "race", "cpu_bounds": "cpu_sanitize", "huge": "none"}
+    monkeypatch.setattr(readme, "STEPS", {name: (check, None) for name, check in checks.items()})
     assert readme.records() == []
     (tmp_path / "emulated").mkdir()
-    record = {"date": "2026-01-02", "commit": 40 * "a", "steps": [{"step": "race", "status": "proven"}]}
-    (tmp_path / "emulated" / "prove.json").write_text(json.dumps(record))
-    assert readme.records()[1] == "Records: `make prove`: 2026-01-02, commit aaaaaaaaa, without `numeric`, `bounds`."
+    first, second = {"date": "2026-01-02", "commit": 40 * "a"}, {"date": "2026-01-03", "commit": 40 * "b"}
+    steps = [{"step": "numeric", **first}, {"step": "race", **second}, {"step": "huge", **first}]
+    (tmp_path / "emulated" / "prove.json").write_text(json.dumps({"steps": steps}))
+    assert readme.records()[1] == (
+        "Records: `make prove`: 2026-01-02, commit aaaaaaaaa, but `race`: 2026-01-03, commit bbbbbbbbb, without `cpu_bounds`."
+    )
+    assert readme.emulated() == "emulated 2026-01-02"
+    (tmp_path / "emulated" / "prove.json").write_text(json.dumps({"steps": steps[1:]}))
+    assert readme.emulated() == ""
 
 
 def test_readme_is_checked(tmp_path, monkeypatch):

@@ -132,38 +132,48 @@ def git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def record(rows: List[Dict[str, object]]) -> None:
+def must_be_committed() -> None:
+    if git("status", "--porcelain", "--", "csrc", "swiftnet_ext", "python_tests"):
+        raise SystemExit("prove --record: commit first: a result names the commit that it is true of")
+
+
+def record(row: Dict[str, object]) -> None:
+    """Writes a proven step down; what is written of other steps stays, each with its commit and machine."""
     import torch
 
     from swiftnet_ext.cpu import cpu_name
 
-    if git("status", "--porcelain", "--", "csrc", "swiftnet_ext", "python_tests"):
-        raise SystemExit("prove --record: commit first: a result names the commit that it is true of")
-    content = {
+    must_be_committed()
+    written = json.loads(RECORD.read_text())["steps"] if RECORD.exists() else []
+    of = {step["step"]: step for step in written}
+    of[str(row["step"])] = {
+        **row,
         "date": datetime.date.today().isoformat(),
         "commit": git("rev-parse", "HEAD"),
-        "command": "make prove RECORD=1",
         "device": f"{cpu_name()}, {os.cpu_count()} cores; the kernels emulated",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "compiler": subprocess.run(["g++", "--version"], capture_output=True, text=True).stdout.splitlines()[0],
-        "steps": rows,
+    }
+    content = {
+        "command": "make prove RECORD=1 (STEPS= for some at a time)",
+        "steps": [of[name] for name in STEPS if name in of],
     }
     RECORD.parent.mkdir(parents=True, exist_ok=True)
     RECORD.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    print(f"written: {RECORD.relative_to(ROOT)}")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="prove", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--only", default=",".join(STEPS), help="steps, separated by commas")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--record", action="store_true", help=f"write {RECORD.relative_to(ROOT)}")
+    parser.add_argument("--record", action="store_true", help=f"write proven steps to {RECORD.relative_to(ROOT)}")
     options = parser.parse_args()
     chosen = options.only.split(",")
-    unknown = set(chosen) - set(STEPS)
-    if unknown or (options.record and set(chosen) != set(STEPS)):
-        parser.error(f"--only: expected names of {', '.join(STEPS)}" if unknown else "--record: needs all steps")
+    if set(chosen) - set(STEPS):
+        parser.error(f"--only: expected names of {', '.join(STEPS)}")
+    if options.record:
+        must_be_committed()
 
     OUT.mkdir(parents=True, exist_ok=True)
     rows, built = [], set()
@@ -180,13 +190,14 @@ def main() -> int:
         seconds = round(time.monotonic() - start)
         rows.append({"step": name, "status": status, "result": result, "seconds": seconds})
         print(f"{name:<11}{status:<8}{seconds:>5} s  {result}", flush=True)
+        if options.record and status == "proven":
+            record(rows[-1])
     failed = [row["step"] for row in rows if row["status"] != "proven"]
     print(
         f"\n{len(rows) - len(failed)} of {len(rows)} steps proven"
         + (f"; failed: {', '.join(failed)}" if failed else "")
+        + (f"\nwritten: {RECORD.relative_to(ROOT)}" if options.record and len(failed) < len(rows) else "")
     )
-    if options.record and not failed:
-        record(rows)
     return bool(failed)
 
 

@@ -1,7 +1,10 @@
 """That `make prove` would notice: faults that stay where they are, tests that did not run."""
 
+import json
+
 import pytest
 
+from . import __main__ as prove
 from . import coverage
 from .builds import ROOT, Failure, all_pass
 from .mutants import MUTANTS, Mutant, numeric
@@ -74,3 +77,20 @@ def test_device_functions_are_found(tmp_path):
         "__device__ int last() {\n"
     )
     assert coverage._device_functions(source) == {5, 8, 11, 17}
+
+
+def test_a_step_is_recorded_beside_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(prove, "RECORD", tmp_path / "emulated" / "prove.json")
+    monkeypatch.setattr(prove, "git", lambda *arguments: "" if arguments[0] == "status" else "abc")
+    for name, result in (("race", "1 test"), ("numeric", "2 tests"), ("race", "3 tests")):
+        prove.record({"step": name, "status": "proven", "result": result, "seconds": 1})
+    steps = json.loads(prove.RECORD.read_text())["steps"]
+    assert [(step["step"], step["result"], step["commit"]) for step in steps] == [
+        ("numeric", "2 tests", "abc"),
+        ("race", "3 tests", "abc"),
+    ]
+    before = prove.RECORD.read_text()
+    monkeypatch.setattr(prove, "git", lambda *arguments: " M csrc/tensor.h")
+    with pytest.raises(SystemExit, match="commit first"):
+        prove.record({"step": "race", "status": "proven", "result": "4 tests", "seconds": 1})
+    assert prove.RECORD.read_text() == before
