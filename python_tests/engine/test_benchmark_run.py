@@ -147,7 +147,7 @@ def test_an_interrupted_run_keeps_its_rows_and_goes_on(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(plan(kernels=[Kernels(96, 64, "bf16")]), path, False, lambda line: None)
     kept = json.loads(path.read_text())
-    assert len(kept["rows"]) == 2 and len(kept["kernels"]) == 1 and kept["copy_gbps"] == 10
+    assert len(kept["rows"]) == 2 and len(kept["kernels"]) == 1
 
     rest = []
     monkeypatch.setattr(running, "in_process", lambda job, *_: rest.append(job["case"]) or pretended(job))

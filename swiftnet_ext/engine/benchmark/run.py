@@ -260,7 +260,6 @@ def _kernels_measured(job: Kernels, plan: Plan, seconds: Optional[float], report
     if "reason" in found:
         return f"{title}: not measured, {found['reason']}"
     report["kernels"] += found["rows"]
-    report["copy_gbps"] = found["copy_gbps"] or report.get("copy_gbps")
     times = [f"{r['kernel']} {r['of_floor']:.2f}" for r in found["rows"] if r["status"] == "measured"]
     said = [f"{', '.join(times)} times their floor (a copy of {found['copy_gbps']:.1f} GB/s)"] if times else []
     said += [f"{r['kernel']} not measured, {r['reason']}" for r in found["rows"] if r["status"] != "measured"]
